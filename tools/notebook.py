@@ -65,11 +65,12 @@ def save(notebook: Path, execute: bool) -> None:
     name_cells(notebook)
     run("ruff", "format", "-q", str(notebook))
     run("ruff", "check", "-q", "--fix", str(notebook))
+    exported = notebook.resolve().is_relative_to(ROOT / "nbs")
+    if exported:  # before running: the first example of a notebook imports its own module
+        run("nbdev_export", "--path", str(notebook))
     if execute:
         run("jupyter", "execute", "--inplace", "--timeout=600", str(notebook), cwd=notebook.parent)
     run("nbdev_clean", "--fname", str(notebook))
-    if notebook.resolve().is_relative_to(ROOT / "nbs"):
-        run("nbdev_export", "--path", str(notebook))
 
 
 def main() -> None:

@@ -1,0 +1,107 @@
+"""Merchant policies: what a file may say, and who may take a payment."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smartrouter.rules.policy import (
+    PolicyRefused,
+    UnknownMerchant,
+    eligible,
+    hard_rule,
+    load_policy,
+    parse_policy,
+)
+
+ROOT = Path(__file__).parents[2]
+PARAMS = ROOT / "params"
+SHIPPED = (PARAMS / "merchants" / "volaris.yaml").read_text()
+CODES = ["WORLDPAY", "MIT", "ELAVON", "AMEX"]
+
+
+@pytest.fixture(scope="module")
+def volaris():
+    return load_policy("volaris", PARAMS)
+
+
+def test_shipped_policy_has_the_four_processors(volaris):
+    assert set(volaris.codes) == set(CODES)
+    assert volaris.processor_id("WORLDPAY") == 76 and volaris.processor_id("MIT") == 85
+    assert volaris.processor_id("ELAVON") is None and volaris.processor_id("NOBODY") is None
+    assert eligible(volaris, "VISA", "MXN")[0] and "AMEX" not in eligible(volaris, "VISA", "MXN")[0]
+
+
+def test_amex_is_a_hard_rule_and_others_are_not(volaris):
+    assert hard_rule(volaris, {"brand": "AMEX", "currency": "MXN"}).processor == "AMEX"
+    assert hard_rule(volaris, {"brand": "VISA", "currency": "MXN"}) is None
+    assert eligible(volaris, "AMEX", "MXN")[0] == ["AMEX"]
+
+
+@given(
+    brand=st.sampled_from(["VISA", "MASTERCARD", "AMEX", "CARNET", "DINERS", ""]),
+    currency=st.sampled_from(["MXN", "USD", "COP", "EUR", ""]),
+    requested=st.none() | st.lists(st.sampled_from([*CODES, "ADYEN", ""]), max_size=6),
+)
+def test_each_processor_is_eligible_or_excluded_once(volaris, brand, currency, requested):
+    may, may_not = eligible(volaris, brand, currency, requested)
+    named = may + [code for code, _ in may_not]
+    assert sorted(named) == sorted(set(volaris.codes) | set(requested or []))
+    assert all(reason for _, reason in may_not)
+    for code in may:
+        assert brand in volaris.by_code[code].brands and currency in volaris.by_code[code].currencies
+        assert not requested or code in requested
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("merchant_id:", "merchantid:"), "merchantid"),
+        (("time_zone: America/Mexico_City", "time_zone: America/Nowhere"), "time_zone"),
+        (("currency: MXN", "currency: pesos"), "currency"),
+        (("id: 76", "id: many"), "processors.0.id"),
+        (("default_order: [", "default_order: [NOBODY, "), "default_order"),
+        (("when: {brand: AMEX}", "when: {moon: full}"), "hard_rules.0.when"),
+        (("currency: MXN", "currency: MXN\ncurrency: USD"), "comes twice"),
+        (("merchant_id: volaris", "merchant_id: ../volaris"), "merchant_id"),
+    ],
+)
+def test_a_fault_is_named(change, named):
+    text = SHIPPED.replace(*change, 1)
+    assert text != SHIPPED
+    with pytest.raises(PolicyRefused, match=named.replace(".", r"\.")):
+        parse_policy(text, "x.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "just words", "a: [", "processors: null"])
+def test_no_policy_at_all_is_refused(text):
+    with pytest.raises(PolicyRefused):
+        parse_policy(text)
+
+
+@pytest.mark.parametrize("name", ["acme", "../merchants/volaris", "", "volaris.yaml", "VOLARIS", "a" * 300])
+def test_unknown_merchants_are_told_the_known_ones(name):
+    with pytest.raises(UnknownMerchant, match="volaris"):
+        load_policy(name, PARAMS)
+
+
+def test_a_second_merchant_needs_no_code(tmp_path):
+    (tmp_path / "merchants").mkdir()
+    (tmp_path / "merchants" / "acme.yaml").write_text(
+        "{merchant_id: acme, time_zone: Europe/Berlin, currency: EUR, default_order: [P1],"
+        " processors: [{code: P1, id: null, brands: [VISA], currencies: [EUR]}]}"
+    )
+    acme = load_policy("acme", PARAMS, tmp_path)
+    assert eligible(acme, "VISA", "EUR") == (["P1"], []) and hard_rule(acme, {"brand": "AMEX"}) is None
+    (tmp_path / "merchants" / "acme.yaml").rename(tmp_path / "merchants" / "other.yaml")
+    with pytest.raises(PolicyRefused, match="acme"):
+        load_policy("other", PARAMS, tmp_path)
+
+
+def test_rules_are_light_to_import():
+    heavy = "pandas tensorflow duckdb plotly mlflow pyarrow"
+    code = f"import sys, smartrouter.rules.policy; assert not set('{heavy}'.split()) & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

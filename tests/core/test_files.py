@@ -1,0 +1,54 @@
+"""Atomic writes: the old content or the new one, and nothing left lying around."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from smartrouter.core.files import place_folder, write_atomically
+
+
+def test_write_replaces_and_makes_folders(tmp_path):
+    path = tmp_path / "a" / "b.json"
+    write_atomically(path, "one")
+    write_atomically(path, "zwei ✓")
+    assert path.read_text(encoding="utf-8") == "zwei ✓"
+    assert [p.name for p in path.parent.iterdir()] == ["b.json"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_content(tmp_path, monkeypatch, step):
+    path = tmp_path / "b.json"
+    write_atomically(path, "old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["b.json"]
+
+
+def test_place_folder_copies_once(tmp_path):
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "file").write_text("1")
+    assert place_folder(source, tmp_path / "releases" / "7")
+    (source / "deep" / "file").write_text("2")
+    assert not place_folder(source, tmp_path / "releases" / "7")
+    assert (tmp_path / "releases" / "7" / "deep" / "file").read_text() == "1"
+
+
+def test_place_folder_leaves_nothing_of_a_failed_copy(tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_text("1")
+
+    def interrupted(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(OSError, match="No space"):
+        place_folder(source, tmp_path / "releases" / "7")
+    assert list(Path(tmp_path / "releases").iterdir()) == []

@@ -43,7 +43,7 @@ types: $(STAMP) ## mypy: types of the package and the service
 
 lab: $(STAMP) ## JupyterLab on the notebooks
 	@$(BIN)/smartrouter world --unless-present
-	@SMARTROUTER_HOME="$${SMARTROUTER_HOME:-$(CURDIR)/var}" exec $(BIN)/jupyter lab nbs
+	@bash tools/lab.sh
 
 bench: $(STAMP) ## the speed and quality table, with the machine it was measured on
 	$(BIN)/smartrouter bench

@@ -300,11 +300,7 @@ class SnowflakeConnection:
 
     dialect = "snowflake"
 
-    def __init__(
-        self,
-        raw: Any,  # snowflake.connector.SnowflakeConnection
-        sleep: Callable[[float], None] = time.sleep,  # between tries
-    ):
+    def __init__(self, raw: Any, sleep: Callable[[float], None] = time.sleep):
         self.raw, self.sleep = raw, sleep
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None, progress: bool = False) -> pa.Table:
@@ -327,7 +323,7 @@ class SnowflakeConnection:
             return pa.concat_tables(chunks) if chunks else cursor.fetch_arrow_all(force_return_table=True)
 
     def close(self) -> None:
-        """End the session; safe to repeat."""
+        """End the session."""
         self.raw.close()
 
     def __enter__(self) -> "SnowflakeConnection":

@@ -50,7 +50,7 @@ WRITING = (
 )
 OPEN_SCHEMAS = frozenset({"INFORMATION_SCHEMA", "ATHIA"})
 
-
+# %% ../../nbs/warehouse/sql.ipynb #reading
 @functools.lru_cache(maxsize=256)
 def reading(
     sql: str,  # Snowflake SQL

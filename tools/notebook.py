@@ -56,6 +56,15 @@ def name_cells(notebook: Path) -> None:
     notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def drop_chatter(notebook: Path) -> None:
+    """Drop what libraries wrote to stderr while the notebook ran."""
+    content = json.loads(notebook.read_text())
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
+    notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
 def save(notebook: Path, execute: bool) -> None:
     """Text twin -> notebook -> (executed) -> cleaned -> module."""
     source = text_path(notebook)
@@ -70,6 +79,7 @@ def save(notebook: Path, execute: bool) -> None:
         run("nbdev_export", "--path", str(notebook))
     if execute:
         run("jupyter", "execute", "--inplace", "--timeout=600", str(notebook), cwd=notebook.parent)
+        drop_chatter(notebook)
     run("nbdev_clean", "--fname", str(notebook))
 
 

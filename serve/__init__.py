@@ -1,0 +1,1 @@
+"""The HTTP service: parse, ask the router, record, answer. Plain Python over the package."""

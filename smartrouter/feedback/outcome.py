@@ -168,3 +168,4 @@ class OutcomeRow:
     processor: str
     outcome: str  # one of OUTCOMES
     known_at: float  # epoch seconds at which the feedback arrived
+    at: float  # epoch seconds of the decision

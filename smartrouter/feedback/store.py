@@ -217,7 +217,7 @@ def statements(
         "waiting_prediction": waiting.select_from(FEEDBACK.join(PREDICTIONS, p.prediction_id == f.prediction_id)),
         "waiting_attempt": waiting.select_from(FEEDBACK.join(PREDICTIONS, sa.and_(routed, of_attempt))),
         "match": sa.update(FEEDBACK).where(f.id == sa.bindparam("row")).values(matched_id=sa.bindparam("found")),
-        "after": sa.select(o.id, o.prediction_id, p.request, o.processor, o.outcome, o.known_at)
+        "after": sa.select(o.id, o.prediction_id, p.request, o.processor, o.outcome, o.known_at, p.created_at)
         .select_from(OUTCOMES_LOG.join(PREDICTIONS, p.prediction_id == o.prediction_id))
         .where(o.id > sa.bindparam("last", type_=sa.Integer))
         .order_by(o.id)

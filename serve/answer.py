@@ -1,0 +1,270 @@
+"""From a checked request to a stored answer: the one place where payments are ranked, over HTTP or from a file."""
+
+import hashlib
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from serve.deadline import Deadline, Saturated, TooSlow
+from serve.logs import Log
+from serve.merchants import MODEL_TYPE, Merchant, Merchants, Model
+from serve.metrics import Metrics
+from serve.problems import ProblemError
+from serve.schemas import AVAILABLE, PredictRequest
+from smartrouter.core.settings import Settings
+from smartrouter.feedback.outcome import digest
+from smartrouter.feedback.store import KeyReused, Store, StoreUnavailable, new_id, prediction_row, save_prediction
+from smartrouter.rules.policy import eligible, hard_rule
+
+TOP = 3  # processors in an answer
+STORE_WAIT_S = 0.1  # how long an answer waits for its place on disk
+STORE_WAIT_AFTER_FAILURE_S = 0.005  # while the store is known to fail, payments do not queue for it
+
+Decide = Callable[..., Any]  # smartrouter.router.decide.decide
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What leaves the service, and what the log says of it."""
+
+    text: str  # JSON
+    replayed: bool
+    stored: bool
+    prediction_id: str
+    approach: str
+    fallback_reason: str | None
+
+
+class Bounded:
+    """A model whose calls end within the deadline: it stands in for the model before the router."""
+
+    def __init__(self, model: Model, deadline: Deadline, limit: float):
+        self.model, self.deadline, self.limit = model, deadline, limit
+        self.name, self.version = model.name, model.version
+        self.reason: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the model's own."""
+        return getattr(self.model, name)
+
+    def probabilities(self, *given: Any, **named: Any) -> Any:
+        """The model's answer; raises, and remembers why, when there is none in time."""
+        try:
+            return self.deadline.run(lambda: self.model.probabilities(*given, **named), self.limit)
+        except TooSlow:
+            self.reason = "model_slow"
+            raise
+        except Saturated:
+            self.reason = "model_saturated"
+            raise
+        except Exception:
+            self.reason = "model_failed"
+            raise
+
+
+class Answerer:
+    """Ranks payments and puts every answer on record before it leaves."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store | None,  # None: answers are not recorded (files of what-ifs)
+        merchants: Merchants,
+        decide: Decide,
+        metrics: Metrics,
+        log: Log,
+    ):
+        self.settings, self.store, self.merchants, self.decide = settings, store, merchants, decide
+        self.metrics, self.log, self.deadline = metrics, log, Deadline()
+
+    def answer(self, request: PredictRequest, now: float) -> Answer:
+        """Rank one payment; raises `ProblemError` only for faults of the request."""
+        start = time.perf_counter()
+        merchant = self.known(request)
+        body = request.model_dump_json(exclude_none=True)
+        document = json.loads(body)
+        decision, reason = self.rank(document, merchant, now, start)
+        latency_ms = round((time.perf_counter() - start) * 1000, 3)
+        answered = respond(request, merchant, decision, reason, new_id("p", now), latency_ms)
+        answer = self.record(request, body, answered, now)
+        self.metrics.decisions.labels(answer.approach, answer.fallback_reason or "").inc()
+        return answer
+
+    def known(self, request: PredictRequest) -> Merchant:
+        """The merchant of a request that this release can answer."""
+        if request.model_type not in AVAILABLE:
+            reason = f"{request.model_type} is not available in this release; available: {', '.join(AVAILABLE)}"
+            raise ProblemError("not-available", reason, [{"path": "$.model_type", "reason": reason}])
+        merchant = self.merchants.get(request.merchant_id)
+        if merchant is None:
+            reason = f"unknown merchant {request.merchant_id}: no policy file of that name"
+            raise ProblemError("invalid", reason, [{"path": "$.merchant_id", "reason": reason}])
+        return merchant
+
+    def rank(self, document: dict[str, Any], merchant: Merchant, now: float, start: float) -> tuple[Any, str | None]:
+        """The router's decision and why no model was used; without a router the policy's own order."""
+        limit = start + self.settings.deadline_ms / 1000
+        model = Bounded(merchant.model, self.deadline, limit) if merchant.model else None
+        reason = "model_missing" if model is None else None
+        seed = hashlib.blake2b(attempt_key(document).encode(), digest_size=8).digest()
+        try:
+            decision = self.decide(
+                document,
+                now=now,
+                policy=merchant.policy,
+                rules=merchant.rules,
+                predictor=model,
+                rng=random.Random(int.from_bytes(seed)),
+            )
+        except Exception as error:
+            self.log.failure("router_failed", error, merchant=merchant.policy.merchant_id)
+            decision, reason = last_resort(document, merchant), "router_failed"
+        return decision, (model.reason if model and model.reason else reason)
+
+    def record(self, request: PredictRequest, body: str, answered: dict[str, Any], now: float) -> Answer:
+        """Store the answer, or find the one stored before; an answer that cannot be stored says so."""
+        text = json.dumps(answered, separators=(",", ":"))
+        decision = answered["decision"]
+        facts = (answered["prediction_id"], decision["approach"], decision["fallback_reason"])
+        if self.store is None:
+            return Answer(text, False, False, *facts)
+        wait = STORE_WAIT_S if self.store.last_error is None else STORE_WAIT_AFTER_FAILURE_S
+        try:
+            saved = save_prediction(self.store, row_of(request, body, answered, text, now), wait)
+        except KeyReused as error:
+            reason = f"{error.given}. {error.remedy}"
+            raise ProblemError("key-reused", reason, [{"path": "$.transaction_id", "reason": error.given}]) from None
+        except StoreUnavailable as error:
+            self.metrics.not_stored.labels(error.cause).inc()
+            self.log.write("error", "prediction_not_stored", cause=error.cause, message=str(error), answer=facts[0])
+            answered["stored"] = False
+            return Answer(json.dumps(answered, separators=(",", ":")), False, False, *facts)
+        if saved.replayed:
+            self.metrics.replayed.inc()
+            first = json.loads(saved.response)
+            then = first["decision"]
+            return Answer(saved.response, True, True, first["prediction_id"], then["approach"], then["fallback_reason"])
+        return Answer(text, False, True, *facts)
+
+    def close(self) -> None:
+        """End the model threads."""
+        self.deadline.close()
+
+
+def attempt_key(document: dict[str, Any]) -> str:
+    """What makes an attempt the same attempt."""
+    return json.dumps(
+        [document["merchant_id"], document["transaction_id"], document["attempt"]["sequence_order"], MODEL_TYPE]
+    )
+
+
+def respond(
+    request: PredictRequest,
+    merchant: Merchant,
+    decision: Any,  # of the router
+    reason: str | None,  # why no model was used, as far as we know better than the router
+    prediction_id: str,
+    latency_ms: float,
+) -> dict[str, Any]:
+    """The response document."""
+    if not decision.ranking:
+        faults = [{"path": "$.eligible_processors", "reason": f"{e.processor}: {e.reason}"} for e in decision.excluded]
+        detail = f"No processor takes brand {request.card.brand} in {request.order.currency}"
+        raise ProblemError("no-processor", detail, faults)
+    asked = decision.approach == "model" and decision.model_name is not None
+    return {
+        "prediction_id": prediction_id,
+        "transaction_id": request.transaction_id,
+        "model_type": request.model_type,
+        "ranking": [
+            {
+                "rank": r.rank,
+                "processor": r.processor,
+                "processor_id": r.processor_id,
+                "approval_probability": r.approval_probability,
+            }
+            for r in decision.ranking[:TOP]
+        ],
+        "excluded": [{"processor": e.processor, "reason": e.reason, "since": e.since} for e in decision.excluded],
+        "decision": {
+            "approach": decision.approach,
+            "explored": decision.explored,
+            "propensity": decision.propensity,
+            "fallback_reason": (reason or decision.fallback_reason) if decision.approach == "rules" else None,
+            "rule_id": decision.rule_id,
+        },
+        "model": {"name": decision.model_name, "version": decision.model_version} if asked else None,
+        "experiment": None,
+        "latency_ms": latency_ms,
+        "stored": True,
+    }
+
+
+def row_of(request: PredictRequest, body: str, answered: dict[str, Any], text: str, now: float) -> dict[str, Any]:
+    """The row of the predictions table."""
+    decision, model = answered["decision"], answered["model"] or {}
+    return prediction_row(
+        prediction_id=answered["prediction_id"],
+        merchant_id=request.merchant_id,
+        transaction_id=request.transaction_id,
+        sequence=request.attempt.sequence_order,
+        model_type=request.model_type,
+        attempt_id=request.attempt.attempt_id,
+        request_hash=digest(body),
+        request=body,
+        response=text,
+        ranking=json.dumps([r["processor"] for r in answered["ranking"]]),
+        probabilities=json.dumps([r["approval_probability"] for r in answered["ranking"]]),
+        approach=decision["approach"],
+        explored=decision["explored"],
+        propensity=decision["propensity"],
+        fallback_reason=decision["fallback_reason"],
+        model_name=model.get("name"),
+        model_version=model.get("version"),
+        latency_ms=answered["latency_ms"],
+        created_at=now,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One processor of the order of last resort."""
+
+    rank: int
+    processor: str
+    processor_id: int | None
+    approval_probability: float | None = None
+    reason: str = ""
+    since: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LastResort:
+    """A decision made of the policy alone, when the router itself failed."""
+
+    ranking: tuple[Line, ...]
+    excluded: tuple[Line, ...]
+    approach: str
+    rule_id: str | None = None
+    explored: bool = False
+    propensity: float = 1.0
+    fallback_reason: str | None = "router_failed"
+    model_name: str | None = None
+    model_version: str | None = None
+
+
+def last_resort(document: dict[str, Any], merchant: Merchant) -> LastResort:
+    """The hard rule, or what is eligible in the policy's default order."""
+    policy, card, order = merchant.policy, document["card"], document["order"]
+    allowed, excluded = eligible(policy, card["brand"], order["currency"], document.get("eligible_processors"))
+    facts = {**card, **order, "card_country": card.get("country"), **document.get("payment", {})}
+    rule = hard_rule(policy, facts)
+    if rule is not None:
+        ranking = (Line(1, rule.processor, policy.processor_id(rule.processor)),)
+        return LastResort(ranking, (), "hard_rule", fallback_reason=None)
+    ordered = [code for code in policy.default_order if code in allowed]
+    lines = tuple(Line(rank, code, policy.processor_id(code)) for rank, code in enumerate(ordered[:TOP], 1))
+    return LastResort(lines, tuple(Line(0, code, None, reason=why) for code, why in excluded), "rules")

@@ -1,0 +1,472 @@
+"""The Flask application: routes, errors and records around `serve.answer` and the store."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from flask import Flask, Response, g, request
+from flask_openapi3 import Info, OpenAPI, Tag
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from serve import pages
+from serve.answer import Answerer
+from serve.body import MOST_BYTES, parse, read_bytes
+from serve.logs import Log
+from serve.merchants import MODEL_TYPE, LoadModel, Merchants
+from serve.metrics import Metrics
+from serve.problems import MEDIA_TYPE, ProblemError, document, invalid, respond
+from serve.rates import Rates
+from serve.schemas import (
+    EXAMPLE,
+    FEEDBACK_EXAMPLE,
+    BatchResponse,
+    FeedbackBatch,
+    FeedbackReceipt,
+    Health,
+    PredictRequest,
+    PredictResponse,
+    Problem,
+    Ready,
+)
+from serve.security import Keys, check_exposure, refuse_cards_outside_body, request_id_of
+from serve.upkeep import Upkeep
+from smartrouter.core.settings import Settings
+from smartrouter.feedback.outcome import Feedback, OutcomeRefused, check_outcome
+from smartrouter.feedback.store import Receipt, Store, StoreUnavailable, check, new_id, save_feedback
+
+RETRY_AFTER_S = "2"
+ROUTING, OUTCOMES, OPERATIONS = Tag(name="routing"), Tag(name="feedback"), Tag(name="operations")
+KEY = [{"key": []}]
+
+
+class DocumentedApp(OpenAPI):
+    """flask-openapi3's application, with our reading of bodies: the document comes from the same types.
+
+    Its own reading takes the body as parsed JSON, which loses what we refuse (repeated keys, NaN, card numbers in
+    unknown fields), and answers faults in its own shape.
+    """
+
+    @staticmethod
+    def create_view_func(
+        func: Any, header: Any, cookie: Any, path: Any, query: Any, form: Any, body: Any, *_: Any, **__: Any
+    ) -> Any:
+        """A view that gets its checked body, where the function asks for one."""
+        if body is None:
+            return func
+
+        @wraps(func)
+        def view() -> Any:
+            return func(parse(body, read_bytes()))
+
+        return view
+
+
+@dataclass
+class Parts:
+    """What an application is made of; kept under `app.extensions["smartrouter"]`."""
+
+    settings: Settings
+    store: Store
+    merchants: Merchants
+    answerer: Answerer
+    metrics: Metrics
+    log: Log
+    upkeep: Upkeep
+
+    def close(self) -> None:
+        """Stop the threads and close the store."""
+        self.merchants.close()
+        self.upkeep.close()
+        self.answerer.close()
+        self.store.close()
+
+
+def create_app(
+    settings: Settings,
+    *,
+    decide: Callable[..., Any] | None = None,  # default: smartrouter.router.decide.decide
+    load_model: LoadModel | None = None,  # default: serve.model.load_model
+    log: Log | None = None,
+) -> Flask:
+    """The application over a store that `feedback.store.upgrade` has prepared; starts its background thread."""
+    check_exposure(settings.host, settings.api_keys)
+    if decide is None or load_model is None:
+        from serve import model
+
+        decide, load_model = decide or model.decide, load_model or model.load_model
+    log, metrics = log or Log(settings.log_level), Metrics()
+    store = Store(settings.store, settings.durability)
+    merchants = Merchants(settings, store, load_model, log, metrics)
+    answerer = Answerer(settings, store, merchants, decide, metrics, log)
+    parts = Parts(settings, store, merchants, answerer, metrics, log, Upkeep(store, log))
+    app = DocumentedApp(
+        "serve",
+        info=Info(
+            title="smartrouter", version=release(), description="Ranks payment processors and learns from outcomes."
+        ),
+        security_schemes={"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}},
+        responses={},
+        doc_ui=False,
+        validation_error_model=Problem,
+    )
+    app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
+    app.url_map.strict_slashes = False
+    app.extensions["smartrouter"] = parts
+    guard(app, parts)
+    routing(app, parts)
+    operations(app, parts)
+    merchants.start()
+    parts.upkeep.start()
+    return app
+
+
+def release() -> str:
+    """The installed version."""
+    try:
+        return version("smartrouter")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+# -- every request -----------------------------------------------------------------------------------------------------
+
+
+def guard(app: Flask, parts: Parts) -> None:
+    """Request ids, keys, limits, errors, log and metrics around every request."""
+    keys, log, metrics = Keys(parts.settings.api_keys), parts.log, parts.metrics
+    rates = Rates(parts.settings.rate_limit)
+    seen: dict[tuple[str, int], Any] = {}
+    times: dict[str, Any] = {}
+
+    @app.before_request
+    def enter() -> None:
+        g.start, g.now = time.perf_counter(), time.time()
+        given = request_id_of(request.headers.get("X-Request-ID"))
+        g.request_id = given or new_id("r", g.now)
+        refuse_cards_outside_body(request.environ.get("RAW_URI") or request.full_path, request.headers)
+        if not request.path.startswith("/api/"):
+            return
+        if not keys.valid(request.headers.get("X-API-Key")):
+            raise ProblemError("key-required", "The header X-API-Key is missing or holds no valid key")
+        seconds = rates.wait(caller(), g.start)
+        if seconds:
+            wait = {"Retry-After": str(math.ceil(seconds))}
+            raise ProblemError("too-many", f"More than {parts.settings.rate_limit} for this caller", headers=wait)
+
+    @app.after_request
+    def leave(response: Response) -> Response:
+        response.headers["X-Request-ID"] = g.request_id
+        route = request.url_rule.rule if request.url_rule else "(none)"
+        status, seconds = response.status_code, time.perf_counter() - g.start
+        counter = seen.get((route, status)) or seen.setdefault((route, status), metrics.requests.labels(route, status))
+        counter.inc()
+        timer = times.get(route) or times.setdefault(route, metrics.seconds.labels(route))
+        timer.observe(seconds)
+        if "problem" in g:
+            metrics.problems.labels(g.problem).inc()
+        level = "error" if status >= 500 else "info"
+        log.write(
+            level,
+            "request",
+            request_id=g.request_id,
+            method=request.method if request.method in METHODS else "other",
+            route=route,
+            status=status,
+            ms=round(seconds * 1000, 2),
+            **g.get("facts", {}),
+            problem=g.get("problem"),
+        )
+        return response
+
+    @app.errorhandler(ProblemError)
+    def problem(error: ProblemError) -> Response:
+        return respond(error)
+
+    @app.errorhandler(HTTPException)
+    def refused(error: HTTPException) -> Response:
+        slug = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "wrong-type"}.get(error.code or 0)
+        headers = {"Allow": ", ".join(sorted(error.valid_methods or []))} if isinstance(error, MethodNotAllowed) else {}
+        return respond(ProblemError(slug or "bad-request", error.name, headers=headers))
+
+    @app.errorhandler(StoreUnavailable)
+    def no_store(error: StoreUnavailable) -> Response:
+        log.write("error", "store_unavailable", request_id=g.request_id, cause=error.cause, message=str(error))
+        return respond(
+            ProblemError("store-unavailable", f"The store is {error.cause}", headers={"Retry-After": RETRY_AFTER_S})
+        )
+
+    @app.errorhandler(Exception)
+    def failed(error: Exception) -> Response:
+        log.failure("request_failed", error, request_id=g.get("request_id"))
+        return respond(ProblemError("internal", "An unexpected error, which is in the log under this request_id"))
+
+
+METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
+
+
+def caller() -> str:
+    """For whom requests are counted: the key, or the address where no key is needed."""
+    return request.headers.get("X-API-Key") or request.remote_addr or "unknown"
+
+
+# -- routes ------------------------------------------------------------------------------------------------------------
+
+
+def problem_response(*slugs: str) -> dict[str, Any]:
+    """The document's responses of some problems."""
+    from serve.problems import KINDS
+
+    found: dict[str, Any] = {}
+    schema = {"$ref": "#/components/schemas/Problem"}
+    for slug in slugs:
+        status, title, _ = KINDS[slug]
+        text = found.get(str(status), {}).get("description")
+        found[str(status)] = {
+            "description": f"{text}; {title.lower()}" if text else title,
+            "content": {MEDIA_TYPE: {"schema": schema}},
+        }
+    return found
+
+
+BODY_PROBLEMS = (
+    "malformed-json",
+    "key-required",
+    "key-reused",
+    "too-large",
+    "wrong-type",
+    "invalid",
+    "card-number",
+    "too-many",
+)
+
+
+def with_example(example: Any) -> dict[str, Any]:
+    """The document's request body example."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"example": example}}}}
+
+
+def routing(app: DocumentedApp, parts: Parts) -> None:
+    """Predict and feedback."""
+    answerer, store, metrics = parts.answerer, parts.store, parts.metrics
+
+    @app.post(
+        "/api/v1/ml/predict",
+        summary="Rank the processors for one payment",
+        tags=[ROUTING],
+        security=KEY,
+        responses={200: PredictResponse, **problem_response(*BODY_PROBLEMS, "not-available", "no-processor")},
+    )
+    def predict(body: PredictRequest) -> Response:
+        g.facts = {"merchant": body.merchant_id}
+        answer = answerer.answer(body, g.now)
+        g.facts |= {"prediction_id": answer.prediction_id, "approach": answer.approach}
+        g.facts |= {"fallback": answer.fallback_reason, "replayed": answer.replayed or None}
+        response = Response(answer.text, 200, content_type="application/json")
+        response.headers["X-Prediction-Stored"] = "true" if answer.stored else "false"
+        if answer.replayed:
+            response.headers["Idempotency-Replayed"] = "true"
+        return response
+
+    @app.post(
+        "/api/v1/ml/feedback",
+        summary="Record the outcome of one attempt",
+        description="202 means durable on disk. The same event sent again counts once.",
+        tags=[OUTCOMES],
+        security=KEY,
+        responses={202: FeedbackReceipt, **problem_response(*BODY_PROBLEMS, "store-unavailable")},
+    )
+    def feedback(body: Feedback) -> Response:
+        check_event(body, parts, g.now, "$")
+        (receipt,) = save_feedback(store, [body], g.now)
+        metrics.feedback.labels(receipt).inc()
+        g.facts = {"merchant": body.merchant_id, "prediction_id": body.prediction_id, "receipt": receipt}
+        if receipt == "conflict":
+            raise conflict(body, "$")
+        return Response(json.dumps(receipt_of(body, receipt)), 202, content_type="application/json")
+
+    @app.post(
+        "/api/v1/ml/feedback/batch",
+        summary="Record up to 1000 outcomes",
+        description="Each event is checked and answered on its own: 202 all durable, 207 some refused.",
+        tags=[OUTCOMES],
+        security=KEY,
+        responses={202: BatchResponse, 207: BatchResponse, **problem_response(*BODY_PROBLEMS, "store-unavailable")},
+    )
+    def feedback_batch(body: FeedbackBatch) -> Response:
+        events, answers = check_batch(body, parts, g.now)
+        receipts = save_feedback(store, list(events.values()), g.now) if events else []
+        for (index, event), receipt in zip(events.items(), receipts, strict=True):
+            metrics.feedback.labels(receipt).inc()
+            if receipt == "conflict":
+                answers[index] = refused_item(index, conflict(event, f"$.items[{index}]"))
+            else:
+                answers[index] = {"index": index, "status": 202, "receipt": receipt_of(event, receipt), "problem": None}
+        status = 202 if all(a["status"] == 202 for a in answers.values()) else 207
+        g.facts = {"events": len(answers)}
+        text = json.dumps({"items": [answers[index] for index in sorted(answers)]})
+        return Response(text, status, content_type="application/json")
+
+
+def check_event(event: Feedback, parts: Parts, now: float, root: str) -> None:
+    """Raise `ProblemError` for an event that cannot be true."""
+    known = parts.merchants.now
+    if event.merchant_id is not None and event.merchant_id not in known:
+        reason = f"unknown merchant {event.merchant_id}"
+        raise ProblemError("invalid", reason, [{"path": f"{root}.merchant_id", "reason": reason}])
+    owners = [known[event.merchant_id]] if event.merchant_id else list(known.values())
+    codes = {code for merchant in owners for code in merchant.policy.codes}
+    try:
+        check_outcome(event, now, codes or None)
+    except OutcomeRefused as error:
+        path = root + error.path.removeprefix("$")
+        raise ProblemError(
+            "invalid", str(error), [{"path": path, "reason": f"{error.given}; {error.remedy}"}]
+        ) from None
+
+
+def check_batch(body: FeedbackBatch, parts: Parts, now: float) -> tuple[dict[int, Feedback], dict[int, dict[str, Any]]]:
+    """Events that may be stored by their place, and the answers to those that may not."""
+    events: dict[int, Feedback] = {}
+    answers: dict[int, dict[str, Any]] = {}
+    for index, item in enumerate(body.items):
+        root = f"$.items[{index}]"
+        try:
+            event = Feedback.model_validate_json(json.dumps(item))
+            check_event(event, parts, now, root)
+            events[index] = event
+        except ValidationError as error:
+            answers[index] = refused_item(index, invalid(error, root))
+        except ProblemError as problem:
+            answers[index] = refused_item(index, problem)
+    return events, answers
+
+
+def refused_item(index: int, problem: ProblemError) -> dict[str, Any]:
+    """The answer to an event that was not stored."""
+    return {"index": index, "status": problem.status, "receipt": None, "problem": document(problem)}
+
+
+def conflict(event: Feedback, root: str) -> ProblemError:
+    """The problem of a used event id with another content."""
+    reason = f"event_id {event.event_id} was used for a different outcome of this attempt and stage"
+    return ProblemError("key-reused", reason, [{"path": f"{root}.event_id", "reason": reason}])
+
+
+def receipt_of(event: Feedback, receipt: Receipt) -> dict[str, Any]:
+    """The answer to an event that is durable."""
+    return {"event_id": event.event_id, "status": receipt, "outcome": event.outcome}
+
+
+def operations(app: DocumentedApp, parts: Parts) -> None:
+    """Health, readiness, metrics and the document."""
+
+    @app.get("/health", summary="Whether the process lives", tags=[OPERATIONS], responses={200: Health})
+    def health() -> Response:
+        return Response(json.dumps({"status": "ok", "version": release()}), content_type="application/json")
+
+    @app.get("/ready", summary="What the service stands on", tags=[OPERATIONS], responses={200: Ready, 503: Ready})
+    def ready() -> Response:
+        state = readiness(parts)
+        return Response(json.dumps(state), 503 if state["missing"] else 200, content_type="application/json")
+
+    @app.get(
+        "/metrics",
+        summary="Counters of all workers for Prometheus",
+        tags=[OPERATIONS],
+        responses={200: {"description": "Prometheus text", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    def metrics() -> Response:
+        return Response(parts.metrics.text(), content_type=parts.metrics.content_type)
+
+    @app.route("/openapi/openapi.json")
+    def openapi_document() -> Response:
+        return Response(json.dumps(specification(app)), content_type="application/json")
+
+    @app.route("/openapi")
+    def openapi_page() -> Response:
+        return Response(pages.page(specification(app)), content_type="text/html; charset=utf-8")
+
+    @app.route("/")
+    def root() -> Response:
+        return Response(status=302, headers={"Location": "/openapi"})
+
+
+def readiness(parts: Parts) -> dict[str, Any]:
+    """Model, store and feature state of the merchant that this service is for; `missing` makes it not ready."""
+    merchant_id, merchants = parts.settings.merchant, parts.merchants
+    merchant = merchants.get(merchant_id)
+    model = merchant.model if merchant else None
+    missing, detail = [], None
+    if merchant is None:
+        missing.append(f"policy of merchant {merchant_id}: {merchants.refused.get(merchant_id, 'no such file')}")
+    if model is None:
+        missing.append(f"model {MODEL_TYPE}.{merchant_id}: the static rules answer")
+    try:
+        check(parts.store)
+    except StoreUnavailable as error:
+        detail = str(error)
+        missing.append(f"store: {error.cause}")
+    problems = [f"{what}: {text}" for what, text in (merchant.problems if merchant else {}).items()]
+    problems += [f"policy of {name}: {text}" for name, text in merchants.refused.items() if name != merchant_id]
+    return {
+        "status": "not_ready" if missing else "ready",
+        "missing": missing,
+        "problems": problems,
+        "model": {
+            "name": model.name,
+            "version": model.version,
+            "age_s": round(max(time.time() - model.created_at, 0.0), 1),
+            "feature_contract": model.feature_contract,
+        }
+        if model
+        else None,
+        "store": {
+            "status": "unavailable" if detail else "ok",
+            "kind": parts.store.engine.dialect.name,
+            "detail": detail,
+        },
+        "features": {
+            "outcomes_applied": merchants.applied,
+            "last_outcome_id": merchants.last,
+            "lag_s": merchants.lag_s,
+        },
+        "rules_version": merchant.rules.version if merchant and merchant.rules else None,
+    }
+
+
+EXAMPLES = {
+    "/api/v1/ml/predict": EXAMPLE,
+    "/api/v1/ml/feedback": FEEDBACK_EXAMPLE,
+    "/api/v1/ml/feedback/batch": {"items": [FEEDBACK_EXAMPLE]},
+}
+
+
+def specification(app: DocumentedApp) -> dict[str, Any]:
+    """The OpenAPI document, with examples and without the 422 that flask-openapi3 adds to calls without input."""
+    spec = app.api_doc
+    if "x-complete" in spec:
+        return spec
+    for path, item in spec["paths"].items():
+        for method, operation in item.items():
+            if method == "get":
+                operation["responses"].pop("422", None)
+            elif path in EXAMPLES:
+                operation["requestBody"]["content"]["application/json"]["example"] = EXAMPLES[path]
+                operation["requestBody"]["required"] = True
+    batch = spec["components"]["schemas"]["FeedbackBatch"]  # checked one by one, so that one fault spoils one event
+    batch["properties"]["items"]["items"] = {"$ref": "#/components/schemas/Feedback"}
+    spec["components"]["schemas"].pop("ValidationErrorModel", None)
+    spec["x-complete"] = True
+    return spec
+
+
+def worker_app() -> Flask:
+    """What a Granian worker loads: settings from the environment, everything else after the fork."""
+    return create_app(Settings.load(os.environ))

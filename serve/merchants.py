@@ -1,0 +1,251 @@
+"""What a worker knows of each merchant: policy, static rules and the champion model, watched and swapped whole."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from serve.logs import Log
+from serve.metrics import Metrics
+from smartrouter.core.errors import SmartrouterError
+from smartrouter.core.settings import Settings
+from smartrouter.feedback.outcome import OutcomeRow
+from smartrouter.feedback.store import Store, StoreUnavailable, outcomes_after
+from smartrouter.rules.policy import MerchantPolicy, load_policy
+from smartrouter.rules.static import RuleSet, load_rules
+
+MODEL_TYPE = "processor_selector"
+WATCH_S = 0.4  # between two looks at the files
+FOLLOW_S = 0.2  # between two looks at the outcomes
+RETRY_S = 5.0  # before a file that failed to load is tried again
+PAGE = 500  # outcomes a read
+
+
+class Model(Protocol):
+    """A loaded model with its feature state; built once a release, used by many threads."""
+
+    name: str
+    version: str
+    known_until: float  # epoch seconds: outcomes that the release already knows
+    created_at: float  # epoch seconds
+    feature_contract: str | None
+
+    def probabilities(self, request: Any, processors: Any, now_ms: int) -> Any:
+        """Approval probability of each processor."""
+
+    def apply(self, row: dict[str, Any]) -> None:
+        """Fold one outcome into the feature state."""
+
+
+LoadModel = Callable[[Path], Model]  # a release folder -> a model; raises SmartrouterError when it is corrupt
+Stamp = tuple[int, int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Merchant:
+    """One merchant at one moment; never changed, only replaced."""
+
+    policy: MerchantPolicy
+    rules: RuleSet | None = None
+    model: Model | None = None
+    problems: dict[str, str] = field(default_factory=dict)  # what failed to load -> why
+
+
+def stamp(path: Path) -> Stamp:
+    """What changes when a file is replaced; None when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class NoChampion(SmartrouterError):
+    """No readable pointer to a champion model."""
+
+
+def champion_version(
+    pointer: Path,  # champion.json
+) -> str:
+    """The version that a pointer names; raises `NoChampion`."""
+    remedy = "Train and promote a model: smartrouter retrain, then smartrouter models promote"
+    try:
+        version = str(json.loads(pointer.read_text(encoding="utf-8"))["version"])
+    except FileNotFoundError:
+        raise NoChampion(f"no champion at {pointer}", "a pointer to a release", remedy) from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise NoChampion(f"{pointer}: {error}", 'a pointer such as {"version": "7"}', remedy) from error
+    if not version.isalnum():
+        raise NoChampion(f"{pointer}: version {version[:40]!r}", "letters and digits", remedy)
+    return version
+
+
+class Merchants:
+    """Keeps every merchant current from one background thread; readers take what is there without a lock."""
+
+    def __init__(self, settings: Settings, store: Store, load_model: LoadModel, log: Log, metrics: Metrics):
+        self.settings, self.store, self.load_model, self.log, self.metrics = settings, store, load_model, log, metrics
+        self.now: dict[str, Merchant] = {}
+        self.seen: dict[tuple[str, str], tuple[Stamp, float]] = {}  # (merchant, what) -> (stamp, try again at)
+        self.last, self.applied, self.lag_s = 0, 0, None
+        self.refused: dict[str, str] = {}  # merchants whose very policy cannot be read
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.work, name="merchants", daemon=True)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def get(self, merchant_id: str) -> Merchant | None:
+        """The merchant as it is now."""
+        return self.now.get(merchant_id)
+
+    # -- the background thread ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Load everything once, then keep watching."""
+        self.look()
+        self.follow()
+        self.thread.start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self.stop.set()
+        if self.thread.is_alive():
+            self.thread.join(timeout=5)
+
+    def work(self) -> None:
+        """Look at files and outcomes until stopped; no failure ends the thread."""
+        next_look = time.monotonic() + WATCH_S
+        while not self.stop.wait(FOLLOW_S):
+            try:
+                self.follow()
+                if time.monotonic() >= next_look:
+                    self.look()
+                    next_look = time.monotonic() + WATCH_S
+            except Exception as error:
+                self.log.failure("background", error)
+
+    def folders(self) -> tuple[Path, Path]:
+        """Where policies lie: the parameters, and additions in the home folder."""
+        return self.settings.params, self.settings.home
+
+    def ids(self) -> Iterator[str]:
+        """Every merchant with a policy file."""
+        found = {path.stem for folder in self.folders() for path in (folder / "merchants").glob("*.yaml")}
+        yield from sorted(found)
+
+    def look(self) -> None:
+        """Load what changed: policies, rule snapshots, champion pointers."""
+        for merchant_id in self.ids():
+            path = next(p for folder in self.folders() if (p := folder / "merchants" / f"{merchant_id}.yaml").is_file())
+            self.fresh(merchant_id, "policy", path, self.load_policy)
+            if merchant_id in self.now:
+                rules = self.settings.home / "rules" / f"{merchant_id}.json"
+                self.fresh(merchant_id, "rules", rules, self.load_rules)
+                pointer = self.settings.releases / f"{MODEL_TYPE}.{merchant_id}" / "champion.json"
+                self.fresh(merchant_id, "model", pointer, self.load_champion)
+
+    def fresh(self, merchant_id: str, what: str, path: Path, load: Callable[[str, Path], None]) -> None:
+        """Run `load` when the file changed or its last load failed a while ago; a failure keeps what was there."""
+        now, (before, again) = stamp(path), self.seen.get((merchant_id, what), ((0, 0, 0), 0.0))
+        if now == before and time.monotonic() < again:
+            return
+        try:
+            load(merchant_id, path)
+            self.seen[merchant_id, what] = now, float("inf")
+            self.note(merchant_id, what, None)
+        except Exception as error:
+            if now != before:  # once a change, not once a try
+                self.tell(error, merchant_id, what)
+                self.metrics.reloads.labels(what, "failed").inc()
+            self.seen[merchant_id, what] = now, time.monotonic() + RETRY_S
+            self.note(merchant_id, what, str(error)[:500])
+
+    def tell(self, error: Exception, merchant_id: str, what: str) -> None:
+        """Log why something could not be loaded; our own errors explain themselves, others need their place."""
+        if isinstance(error, SmartrouterError):
+            self.log.write("warning", "load_failed", merchant=merchant_id, what=what, message=str(error)[:500])
+        else:
+            self.log.failure("load_failed", error, merchant=merchant_id, what=what)
+
+    def note(self, merchant_id: str, what: str, problem: str | None) -> None:
+        """Keep the reason why something could not be loaded, until it could."""
+        merchant = self.now.get(merchant_id)
+        if merchant is None:
+            self.refused[merchant_id] = problem or "no policy"
+            return
+        self.refused.pop(merchant_id, None)
+        problems = {name: text for name, text in merchant.problems.items() if name != what}
+        self.now[merchant_id] = replace(merchant, problems=problems | ({what: problem} if problem else {}))
+
+    def load_policy(self, merchant_id: str, _path: Path) -> None:
+        """Read the policy file."""
+        policy = load_policy(merchant_id, *self.folders())
+        merchant = self.now.get(merchant_id)
+        self.now[merchant_id] = replace(merchant, policy=policy) if merchant else Merchant(policy)
+        self.metrics.reloads.labels("policy", "loaded").inc()
+
+    def load_rules(self, merchant_id: str, path: Path) -> None:
+        """Read the snapshot of the static rules; without any, the policy's default order answers."""
+        rules = load_rules(path)
+        self.now[merchant_id] = replace(self.now[merchant_id], rules=rules)
+        self.metrics.reloads.labels("rules", "loaded").inc()
+
+    def load_champion(self, merchant_id: str, pointer: Path) -> None:
+        """Load the release that the pointer names, bring its feature state up to date, then swap."""
+        version = champion_version(pointer)
+        current = self.now[merchant_id].model
+        if current is not None and current.version == version:
+            return
+        model = self.load_model(pointer.parent / version)
+        self.catch_up(merchant_id, model)
+        self.now[merchant_id] = replace(self.now[merchant_id], model=model)
+        self.metrics.reloads.labels("model", "loaded").inc()
+        self.metrics.version.labels(model.name).set(float(version) if version.isdigit() else 0.0)
+        self.log.write("info", "model_loaded", merchant=merchant_id, model=model.name, version=version)
+
+    # -- outcomes ----------------------------------------------------------------------------------------------------
+
+    def catch_up(self, merchant_id: str, model: Model) -> None:
+        """Fold in what came between the release's training and the place up to which this worker has read."""
+        last = 0
+        while last < self.last and (rows := outcomes_after(self.store, last, PAGE)):
+            for row in rows:
+                if row.id <= self.last:
+                    self.apply(model, merchant_id, row)
+            last = rows[-1].id
+
+    def follow(self) -> None:
+        """Fold new outcomes into the models."""
+        try:
+            while rows := outcomes_after(self.store, self.last, PAGE):
+                for row in rows:
+                    merchant_id = json.loads(row.request).get("merchant_id", "")
+                    merchant = self.now.get(merchant_id)
+                    if merchant is not None and merchant.model is not None:
+                        self.apply(merchant.model, merchant_id, row)
+                self.last, self.lag_s = rows[-1].id, max(time.time() - rows[-1].known_at, 0.0)
+        except StoreUnavailable as error:
+            self.log.write("warning", "outcomes_not_read", cause=error.cause)
+
+    def apply(self, model: Model, merchant_id: str, row: OutcomeRow) -> None:
+        """Fold one outcome into one model, if it is this merchant's and new to it."""
+        request = json.loads(row.request)
+        if request.get("merchant_id") != merchant_id or row.known_at <= model.known_until:
+            return
+        try:
+            model.apply(
+                {
+                    "request": request,
+                    "processor": row.processor,
+                    "outcome": row.outcome,
+                    "at": row.at,
+                    "known_at": row.known_at,
+                }
+            )
+            self.applied += 1
+            self.metrics.applied.inc()
+        except Exception as error:
+            self.log.failure("outcome_not_applied", error, outcome_id=row.id)

@@ -1,0 +1,51 @@
+"""What the service counts, for Prometheus; right with several workers, also when one of them died.
+
+With several workers each process keeps its numbers in memory-mapped files below PROMETHEUS_MULTIPROC_DIR, and whichever
+worker is asked adds them all up.
+"""
+
+import os
+from pathlib import Path
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+
+
+class Metrics:
+    """The counters of one application."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        make = {"registry": self.registry, "namespace": "smartrouter"}
+        self.requests = Counter("requests", "Answered requests", ["route", "status"], **make)
+        self.seconds = Histogram("request_seconds", "Time from parsing to answer", ["route"], buckets=SECONDS, **make)
+        self.decisions = Counter("decisions", "Rankings by how they came about", ["approach", "fallback"], **make)
+        self.replayed = Counter("predictions_replayed", "Requests answered from the record", **make)
+        self.not_stored = Counter("predictions_not_stored", "Rankings answered without a record", ["cause"], **make)
+        self.feedback = Counter("feedback", "Outcome events by what became of them", ["receipt"], **make)
+        self.problems = Counter("problems", "Refused requests by kind of problem", ["kind"], **make)
+        self.reloads = Counter("reloads", "Loads of a release, rule set or policy", ["what", "result"], **make)
+        self.applied = Counter("outcomes_applied", "Outcomes folded into the feature state of a worker", **make)
+        self.version = Gauge("model_version", "Version in use", ["model"], multiprocess_mode="mostrecent", **make)
+
+    def text(self) -> bytes:
+        """The numbers of all workers in Prometheus' format."""
+        if not os.environ.get(FOLDER):
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return generate_latest(registry)
+
+
+def prepare(folder: Path) -> None:
+    """Empty and announce the folder of the workers' numbers; call before any worker starts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.db"):
+        old.unlink(missing_ok=True)
+    os.environ[FOLDER] = str(folder.resolve())
+    os.environ["PROMETHEUS_DISABLE_CREATED_SERIES"] = "true"

@@ -1,0 +1,149 @@
+"""A service over a temporary store with a stand-in for router and model, where a test is not about them."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from serve.app import create_app
+from serve.logs import Log
+from smartrouter.core.settings import Settings
+from smartrouter.feedback.store import upgrade
+from smartrouter.rules.policy import eligible, hard_rule
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class FakeModel:
+    """Ranks by a fixed table; counts what it is told."""
+
+    version: str = "1"
+    name: str = "processor_selector.volaris"
+    known_until: float = 0.0
+    created_at: float = field(default_factory=time.time)
+    feature_contract: str = "fake"
+    pause_s: float = 0.0
+    fails: bool = False
+    applied: list = field(default_factory=list)
+    table = {"WORLDPAY": 0.8, "MIT": 0.7, "ELAVON": 0.6, "AMEX": 0.9}
+
+    def probabilities(self, request, processors, now_ms):
+        time.sleep(self.pause_s)
+        if self.fails:
+            raise RuntimeError("the model is broken")
+        return [self.table[p] for p in processors]
+
+    def apply(self, row):
+        self.applied.append(row)
+
+
+def fake_load(folder: Path) -> FakeModel:
+    """A release of one file."""
+    content = json.loads((folder / "manifest.json").read_text())
+    if content.get("corrupt"):
+        raise ValueError("checksum differs")
+    return FakeModel(version=content["version"], pause_s=content.get("pause_s", 0.0), fails=content.get("fails", False))
+
+
+def fake_decide(payment, *, now, policy, rules, predictor, rng, deadline):
+    """The router's shape in twenty lines."""
+    card, order = payment["card"], payment["order"]
+    allowed, excluded = eligible(policy, card["brand"], order["currency"], payment.get("eligible_processors"))
+    rule = hard_rule(policy, {"brand": card["brand"]})
+    approach, why, probabilities = "rules", None, {}
+    if rule:
+        approach, allowed = "hard_rule", [rule.processor]
+    elif predictor is not None:
+        try:
+            found = predictor.probabilities(payment, allowed, int(now * 1000))
+            probabilities, approach = dict(zip(allowed, found, strict=True)), "model"
+            allowed = sorted(allowed, key=lambda p: -probabilities[p])
+        except Exception:
+            why = "model"
+    ranking = [
+        SimpleNamespace(
+            rank=i, processor=p, processor_id=policy.processor_id(p), approval_probability=probabilities.get(p)
+        )
+        for i, p in enumerate(allowed[:3], 1)
+    ]
+    return SimpleNamespace(
+        ranking=ranking,
+        excluded=[SimpleNamespace(processor=p, reason=r, since=None) for p, r in excluded],
+        approach=approach,
+        explored=False,
+        propensity=1.0,
+        fallback_reason=why,
+        rule_id=None,
+        model_name=predictor.name if approach == "model" else None,
+        model_version=predictor.version if approach == "model" else None,
+    )
+
+
+def promote(home: Path, version: str, **facts) -> None:
+    """Write a release and point to it, as promotion does."""
+    name = home / "releases" / "processor_selector.volaris"
+    folder = name / version
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text(json.dumps({"version": version, **facts}))
+    beside = name / "champion.json.new"
+    beside.write_text(json.dumps({"version": version}))
+    beside.replace(name / "champion.json")
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    return Settings(home=tmp_path, params=ROOT / "params", deadline_ms=50.0)
+
+
+@pytest.fixture
+def logfile(tmp_path):
+    return tmp_path / "access.log"
+
+
+@pytest.fixture
+def make_app(settings, logfile):
+    """Build applications over the test's settings, closed at the end."""
+    made = []
+
+    def make(**changes):
+        used = settings.model_copy(update=changes)
+        upgrade(used.store)
+        stream = open(logfile, "ab", buffering=0)  # noqa: SIM115
+        app = create_app(used, decide=fake_decide, load_model=fake_load, log=Log("info", stream.fileno()))
+        made.append((app, stream))
+        return app
+
+    yield make
+    for app, stream in made:
+        app.extensions["smartrouter"].close()
+        stream.close()
+
+
+@pytest.fixture
+def app(make_app, tmp_path):
+    promote(tmp_path, "1")
+    return make_app()
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+@pytest.fixture
+def parts(app):
+    return app.extensions["smartrouter"]
+
+
+@pytest.fixture
+def payment():
+    return {
+        "transaction_id": "tx-1",
+        "merchant_id": "volaris",
+        "order": {"amount": 2450.0, "currency": "MXN"},
+        "card": {"bin": "415231", "brand": "VISA"},
+    }

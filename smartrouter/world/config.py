@@ -6,7 +6,7 @@
 __all__ = ['Operator', 'WorldFileError', 'Section', 'Rhythm', 'Market', 'Product', 'Issuer', 'RouteSd', 'Latent', 'Funds',
            'CardState', 'Physics', 'ProcessorPhysics', 'OutageKind', 'IssuerEvents', 'Code', 'Mastercard',
            'MessageSetting', 'Messages', 'Behaviour', 'Feedback', 'Rule', 'RuleVersion', 'Policy', 'WorldFile',
-           'Processor', 'HardRule', 'Merchant', 'load_merchant', 'load_world', 'check_pair']
+           'Lenient', 'Processor', 'Merchant', 'load_merchant', 'load_world', 'check_pair']
 
 # %% ../../nbs/world/config.ipynb #imports
 from datetime import date
@@ -314,8 +314,14 @@ class WorldFile(Section):
     feedback: Feedback
     policy: Policy
 
-# %% ../../nbs/world/config.ipynb #Processor
-class Processor(Section):
+# %% ../../nbs/world/config.ipynb #Lenient
+class Lenient(BaseModel):
+    """A part of a file that another room owns and checks: keys that the world does not use are left alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Processor(Lenient):
     """A processor the merchant has: its code, the payment service's id (or none), what it takes."""
 
     code: str
@@ -324,22 +330,13 @@ class Processor(Section):
     currencies: list[str]
 
 
-class HardRule(Section):
-    """A rule that no model and no exploration may override."""
-
-    when: dict[str, str]
-    processor: str
-    reason: str
-
-
-class Merchant(Section):
+class Merchant(Lenient):
     """`params/merchants/<merchant>.yaml` as the world reads it."""
 
     merchant_id: str
     time_zone: str
     currency: str
     processors: list[Processor] = Field(min_length=1)
-    hard_rules: list[HardRule] = []
     default_order: list[str]
 
     @property
@@ -348,7 +345,7 @@ class Merchant(Section):
         return [processor.code for processor in self.processors]
 
 # %% ../../nbs/world/config.ipynb #read
-def _read(path: Path, model: type[Section], what: str) -> Any:
+def _read(path: Path, model: type[BaseModel], what: str) -> Any:
     """Parse YAML into `model`, or raise WorldFileError naming file and keys."""
     if not path.is_file():
         raise WorldFileError(f"no {what} file at {path}", "a readable YAML file", "Give its path, or restore it")
@@ -362,7 +359,7 @@ def _read(path: Path, model: type[Section], what: str) -> Any:
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise WorldFileError(
             f"{path.name} has {len(faults)} faults ({listed(faults)})",
-            f"only the keys and types of a {what} file",
+            f"the keys and types of a {what} file",
             "Correct these keys",
         ) from error
 

@@ -49,9 +49,9 @@ class FeesEntry(BaseModel):
     """What one attempt costs, in major units of `currency`."""
 
     model_config = ConfigDict(extra="forbid")
-    success: float | None = Field(None, ge=0, allow_inf_nan=False)
-    failure: float | None = Field(None, ge=0, allow_inf_nan=False)
-    currency: str | None = Field(None, pattern=r"^[A-Z]{3}$")
+    success: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    failure: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
 
 
 class ProcessorEntry(BaseModel):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from smartrouter.core.files import place_folder, write_atomically
+from smartrouter.core.files import CannotWrite, place_folder, write_atomically
 
 
 def test_write_replaces_and_makes_folders(tmp_path):
@@ -25,7 +25,7 @@ def test_a_full_disk_leaves_the_old_content(tmp_path, monkeypatch, step):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, step, full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(CannotWrite, match="No space"):
         write_atomically(path, "new")
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["b.json"]
 
@@ -49,6 +49,6 @@ def test_place_folder_leaves_nothing_of_a_failed_copy(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "rename", interrupted)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(CannotWrite, match="No space"):
         place_folder(source, tmp_path / "releases" / "7")
     assert list(Path(tmp_path / "releases").iterdir()) == []

@@ -101,6 +101,16 @@ def test_a_second_merchant_needs_no_code(tmp_path):
         load_policy("other", PARAMS, tmp_path)
 
 
+def test_an_operators_own_file_wins_and_may_hold_fees(tmp_path):
+    (tmp_path / "merchants").mkdir()
+    own = SHIPPED.replace("code: WORLDPAY,", "code: WORLDPAY, fees: {success: 5, failure: 2.5, currency: EUR},")
+    (tmp_path / "merchants" / "volaris.yaml").write_text(own)
+    assert load_policy("volaris", PARAMS, tmp_path).by_code["WORLDPAY"].fees == (5.0, 2.5, "EUR")
+    assert load_policy("volaris", PARAMS).by_code["WORLDPAY"].fees == (None, None, None)
+    with pytest.raises(PolicyRefused, match=r"processors\.0\.fees\.success"):
+        parse_policy(own.replace("success: 5", "success: -5"))
+
+
 def test_rules_are_light_to_import():
     heavy = "pandas tensorflow duckdb plotly mlflow pyarrow"
     code = f"import sys, smartrouter.rules.policy; assert not set('{heavy}'.split()) & set(sys.modules)"

@@ -17,3 +17,20 @@ ROOT = Path(__file__).resolve().parents[1]
 def root() -> Path:
     """The repository's folder."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with warehouse.duckdb and truth/ of a simulated merchant: 12,000 attempts in 40 days."""
+    from smartrouter.world.publish import build
+
+    folder = tmp_path_factory.mktemp("world")
+    files = {"merchant_file": ROOT / "params/merchants/volaris.yaml", "world_file": ROOT / "params/world/volaris.yaml"}
+    build(folder / "warehouse.duckdb", folder / "truth", days=40, attempts=12_000, seed=7, **files)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_warehouse(small_world: Path) -> str:
+    """The URL of the small simulated warehouse."""
+    return f"duckdb:///{small_world / 'warehouse.duckdb'}"

@@ -55,6 +55,8 @@ def save_tensorflow(
     """Write the calibrated model as a SavedModel."""
     import tensorflow as tf
 
+    tf.get_logger().setLevel("ERROR")
+
     from smartrouter.models.fitted import linear_function
     from smartrouter.models.forest import forest_function
 

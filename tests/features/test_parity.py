@@ -1,0 +1,63 @@
+"""What training read and what the service would have read at the same moment are the same numbers."""
+
+import numpy as np
+import pytest
+
+from smartrouter.features.dataset import build, logged_matrix, requests_of
+from smartrouter.features.history import Offline
+from smartrouter.features.live import LiveState, freeze, thaw
+from smartrouter.features.matrix import FEATURE_NAMES
+from smartrouter.features.replay import replay
+from smartrouter.warehouse.connect import connect
+from smartrouter.warehouse.queries import attempts
+
+PROCESSORS = ("WORLDPAY", "MIT", "ELAVON", "AMEX")
+
+
+@pytest.fixture(scope="module")
+def table(small_warehouse):
+    """All attempts of the small simulated merchant."""
+    with connect(small_warehouse) as warehouse:
+        return attempts(warehouse, "volaris")
+
+
+@pytest.fixture(scope="module")
+def data(table):
+    """The dataset built from them."""
+    return build(table, processors=PROCESSORS, learn=PROCESSORS[:3])
+
+
+def differing(offline: np.ndarray, live: np.ndarray) -> dict[str, int]:
+    """Count differing values a feature."""
+    counts = (offline != live).sum(axis=0)
+    return {FEATURE_NAMES[i]: int(counts[i]) for i in np.flatnonzero(counts)}
+
+
+def test_every_replayed_decision_sees_the_same_features_live_and_offline(table, data):
+    checked = replay(table, data, decisions=3_000, start=0)
+    assert checked.decisions == 3_000
+    assert differing(checked.offline, checked.live) == {}
+
+
+def test_a_frozen_history_goes_on_like_one_that_never_stopped(table, data):
+    cut = len(data.outcomes.kind) // 2
+    part = type(data.outcomes)(*(getattr(data.outcomes, f)[:cut] for f in data.outcomes.__dataclass_fields__))
+    thawed = thaw(freeze(part, data.lookups), data.lookups)
+    later = int(part.known_ms[-1]) + 1
+    rows = table.slice(table.num_rows // 2, 300).to_pylist()
+    whole = Offline(part, data.lookups)
+    for request in requests_of(rows)[:200]:
+        live = thawed.features(request, ("MIT", "WORLDPAY"), later)
+        fresh = LiveState(data.lookups)
+        fresh.rate_sums = lambda keys, ms: whole.rate_sums(keys, ms)
+        fresh.subject_sums = lambda keys, ms: whole.subject_sums(keys, ms)
+        fresh.window_counts = lambda processor, ms: whole.window_counts(processor, ms)
+        assert differing(fresh.features(request, ("MIT", "WORLDPAY"), later), live) == {}
+
+
+def test_candidates_of_one_request_are_built_as_if_each_had_been_logged(data):
+    rows = data.index[-50:]
+    for code in range(3):
+        one = logged_matrix(data.columns, rows, np.full(len(rows), code), data.reader, data.lookups)
+        assert (one[:, FEATURE_NAMES.index("processor")] == code + 1).all()
+        assert not np.isnan(one).any()

@@ -210,8 +210,6 @@ def stage_attempts(world: World) -> pa.Table:
     size, answered = len(a["at"]), np.isfinite(a["known_at"])
     index, texts, messages = published_codes(world)
     own = np.where(answered, a["code"], -1)
-    person = o["person"][a["order"]]
-    people = world.demand.people
     product = o["product"][a["order"]]
     return staged(
         {
@@ -234,7 +232,6 @@ def stage_attempts(world: World) -> pa.Table:
             "brand": coded(a["brand"], catalogue.brands),
             "bank": coded(a["issuer"], [issuer.name for issuer in file.issuers]),
             "funding": coded(catalogue.bin_funding[a["bin"]], catalogue.fundings),
-            "last_four": np.where(a["slot"] == 0, people["last_four_0"][person], people["last_four_1"][person]),
             "order_type": coded(product, [p.order_type for p in file.products]),
             "mcc": coded(product, [p.mcc for p in file.products]),
             "initiation": coded(o["is_renewal"][a["order"]].astype(int), ["CIT", "MIT"]),

@@ -374,8 +374,8 @@ def run_rounds(sim: Simulation, progress: Callable[[str], None]) -> list:
     return rounds
 
 # %% ../../nbs/world/simulate.ipynb #draw_feedback
-def draw_feedback(world: WorldFile, attempts: Columns, rng: np.random.Generator) -> Columns:
-    """When outcomes arrive: `known_at` (seconds, NaN never) and `repeated_at` (NaN unless sent twice)."""
+def draw_feedback(world: WorldFile, attempts: Columns, seconds: float, rng: np.random.Generator) -> Columns:
+    """When outcomes arrive: `known_at` (seconds, NaN: never, or after the end) and `repeated_at` (NaN: sent once)."""
     feedback, size = world.feedback, len(attempts["at"])
     answered = attempts["at"] + attempts["latency_ms"] / 1000
     delay = rng.exponential(feedback.webhook_ms / 1000, size)
@@ -385,7 +385,10 @@ def draw_feedback(world: WorldFile, attempts: Columns, rng: np.random.Generator)
     delay += very * feedback.very_late_hours * 3600 * rng.lognormal(0, 0.6, size)
     known = np.where(rng.random(size) < feedback.never, np.nan, answered + delay)
     again = np.where(rng.random(size) < feedback.twice, known + rng.exponential(600, size), np.nan)
-    return {"known_at": known, "repeated_at": again}
+    return {
+        "known_at": np.where(known < seconds, known, np.nan),
+        "repeated_at": np.where(again < seconds, again, np.nan),
+    }
 
 
 def join_rounds(rounds: list, width: int) -> tuple[Columns, dict[str, np.ndarray]]:
@@ -431,5 +434,5 @@ def simulate(config: WorldConfig, progress: Callable[[str], None] = lambda text:
     attempts["code"], attempts["grouped"], attempts["advice"] = draw_codes(
         world, catalogue, attempts["cause"], brand, rng
     )
-    attempts |= draw_feedback(world, attempts, rng)
+    attempts |= draw_feedback(world, attempts, sim.seconds, rng)
     return World(config, world, merchant, catalogue, demand, sim.weather, sim.book, attempts, truth)

@@ -1,0 +1,171 @@
+"""The command line: exit codes to be trusted, one line for what is foreseen, nothing heavy before a command runs."""
+
+import errno
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from smartrouter.cli import Commands, embedded_file, main
+from smartrouter.core.errors import SmartrouterError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def home(tmp_path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def ask(home, monkeypatch):
+    """Run `smartrouter …` in this process, with its state in a folder of the test."""
+    monkeypatch.setenv("SMARTROUTER_HOME", str(home))
+    monkeypatch.setenv("SMARTROUTER_PARAMS", str(ROOT / "params"))
+
+    def run(*words: str, **environ: str) -> Result:
+        return CliRunner().invoke(main, list(words), env={f"SMARTROUTER_{k.upper()}": v for k, v in environ.items()})
+
+    return run
+
+
+def every_command(group: click.Group, *words: str) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for name, command in group.commands.items():
+        found += every_command(command, *words, name) if isinstance(command, click.Group) else [(*words, name)]
+    return found
+
+
+@pytest.mark.parametrize("words", every_command(main), ids=" ".join)
+def test_every_command_has_help_with_an_example(ask, words):
+    answer = ask(*words, "--help")
+    assert answer.exit_code == 0
+    assert f"smartrouter {' '.join(words)}" in answer.output.split("Example:")[-1]
+
+
+@pytest.mark.parametrize("words", every_command(main), ids=" ".join)
+def test_every_command_refuses_an_unknown_option(ask, words):
+    answer = ask(*words, "--colour", "blue")
+    assert answer.exit_code == 2 and "--colour" in answer.output
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from smartrouter.cli import main; main(['--help'], standalone_mode=False); "
+        "heavy = {'numpy', 'pandas', 'pyarrow', 'duckdb', 'mlflow', 'tensorflow', 'ydf', 'flask', 'pydantic'}; "
+        "print(heavy & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stderr.strip() == "set()", done.stderr
+
+
+class Unhappy(SmartrouterError):
+    exit_code = 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            SmartrouterError("a given", "an expected", "A remedy"),
+            2,
+            "smartrouter: a given. Expected an expected. A",
+        ),
+        (Unhappy("no gain", "a gain", "Wait"), 1, "smartrouter: no gain"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.duckdb"), 2, "no space left on the disk of x.duckdb"),
+    ],
+)
+def test_foreseen_failures_are_one_line_on_standard_error(error, code, said):
+    @click.group(cls=Commands)
+    def group():
+        pass
+
+    @group.command()
+    def fail():
+        raise error
+
+    answer = CliRunner().invoke(group, ["fail"])
+    assert answer.exit_code == code
+    assert said in answer.stderr and answer.stderr.count("\n") == 1 and answer.stdout == ""
+
+
+def test_unforeseen_failures_keep_their_traceback():
+    @click.group(cls=Commands)
+    def group():
+        pass
+
+    @group.command()
+    def fail():
+        raise ZeroDivisionError
+
+    assert isinstance(CliRunner().invoke(group, ["fail"]).exception, ZeroDivisionError)
+
+
+def test_world_is_made_once_and_never_overwritten_silently(ask, home):
+    first = ask("world", "--days", "10", "--attempts", "500", "--seed", "3")
+    assert first.exit_code == 0, first.output
+    made = (home / "warehouse.duckdb").stat().st_mtime_ns
+    assert ask("world", "--days", "10", "--attempts", "500").exit_code == 2
+    assert ask("world", "--unless-present").exit_code == 0
+    assert (home / "warehouse.duckdb").stat().st_mtime_ns == made
+    assert ask("world", "--days", "10", "--attempts", "600", "--replace").exit_code == 0
+    assert (home / "warehouse.duckdb").stat().st_mtime_ns > made
+
+
+def test_world_writes_only_into_an_embedded_warehouse(ask):
+    url = "snowflake://account/PAYMENT_ML"
+    answer = ask("world", warehouse=url)
+    assert answer.exit_code == 2 and "duckdb:///path" in answer.output
+    assert ask("world", "--unless-present", warehouse=url).exit_code == 0
+    assert str(embedded_file("duckdb:////somewhere/x.duckdb")) == "/somewhere/x.duckdb"
+
+
+def test_rules_are_synced_and_shown(ask, home):
+    assert ask("rules", "show").exit_code == 2
+    missing = ask("rules", "sync")
+    assert missing.exit_code == 2 and "Traceback" not in missing.output
+    assert ask("world", "--days", "10", "--attempts", "500").exit_code == 0
+    assert ask("rules", "sync").exit_code == 0 and (home / "rules" / "volaris.json").exists()
+    shown = ask("rules", "show")
+    assert shown.exit_code == 0 and "AMEX" in shown.output and "always" in shown.output
+
+
+def test_settings_that_are_unknown_or_impossible_are_refused(ask):
+    assert "SMARTROUTER_PORT" in ask("serve", "--check", port="eighty").output
+    answer = ask("rules", "show", warehose="duckdb:///x")
+    assert answer.exit_code == 2 and "SMARTROUTER_WAREHOUSE?" in answer.output
+    assert ask("rules", "sync", merchant="nobody", warehouse="duckdb:///missing.duckdb").exit_code == 2
+
+
+def test_serve_says_before_it_starts_what_would_stop_it(ask):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        taken = ask("serve", "--check", port=port)
+    assert taken.exit_code == 2 and f"port {port}" in taken.output and "SMARTROUTER_PORT" in taken.output
+    assert ask("serve", "--check", port=port).exit_code == 0
+    assert ask("serve", "--check", host="0.0.0.0", port=port).exit_code == 2  # other addresses need a key
+    assert ask("serve", "--check", host="no.such.host.invalid", api_keys="k" * 40).exit_code == 2
+
+
+def test_files_that_are_not_there_are_refused(ask):
+    for words in (
+        ["ingest", "x.csv", "--mapping", "y.yaml"],
+        ["retrain", "--params", "x.yaml"],
+        ["predict", "x", "--out", "y"],
+    ):
+        answer = ask(*words)
+        assert answer.exit_code == 2 and "does not exist" in answer.output
+
+
+def test_models_of_an_empty_registry(ask):
+    listed = ask("models", "list")
+    assert listed.exit_code == 0 and listed.stdout == "" and "smartrouter retrain" in listed.stderr
+    assert ask("models", "show", "processor_selector.volaris").exit_code == 2
+    assert ask("models", "promote", "processor_selector.volaris", "1").exit_code == 2  # a reason is required
+    assert ask("models", "rollback", "processor_selector.volaris", "--reason", "why not").exit_code == 2

@@ -56,4 +56,4 @@ def airline(
 
 def people(c: Columns) -> np.ndarray:
     """Return children plus infants, absent ones counting as none."""
-    return np.nan_to_num(c["children"]) + np.nan_to_num(c["infants"])
+    return sum(np.where(np.isnan(c[n]), 0, c[n]) for n in ("children", "infants"))

@@ -58,8 +58,8 @@ def health(
     prior: float,
 ) -> Columns:
     """Return the health family, float [m] each."""
-    rates, spans = span_rates(counts, prior)
-    all_rates, _ = span_rates(everybody, prior)
+    both, all_spans = span_rates(np.concatenate([counts, everybody]), prior)
+    rates, all_rates, spans = both[: len(counts)], both[len(counts) :], all_spans[: len(counts)]
     n = np.maximum(spans[:, :, 0], 1)
     last_approval = counts[:, -1]
     out = {f"health_approval_{s}": rates[:, i] for i, s in enumerate(SPAN_NAMES)}

@@ -141,7 +141,7 @@ def fold_subjects(state: LiveState, columns: Columns, kind: int, known_ms: int) 
 
 def cents_of(amount: np.ndarray) -> np.ndarray:
     """Return an amount in hundredths of its currency, int64 [n]; absent counts as 0."""
-    return np.round(np.nan_to_num(amount) * 100).astype(np.int64)
+    return np.round(np.where(np.isnan(amount), 0, amount) * 100).astype(np.int64)
 
 # %% ../../nbs/features/live.ipynb #trim
 def trim(

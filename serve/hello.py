@@ -5,7 +5,6 @@ It runs as a process of its own beside the service (`python -m serve.hello`), so
 
 import json
 import os
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +13,8 @@ from collections import Counter
 from smartrouter.core.settings import Settings
 from smartrouter.rules.policy import MerchantPolicy, load_policy
 
-PATIENCE_S = 60.0  # a worker needs about two seconds to load its model
+PATIENCE_S = 60.0  # for the first answer; a worker needs about two seconds to load its model
+SETTLING_S = 5.0  # after `/ready` first answered that something is missing
 
 
 def address(settings: Settings) -> str:
@@ -43,34 +43,37 @@ def curl(settings: Settings, request: dict) -> str:
     return " \\\n  ".join([*lines, f"-d '{json.dumps(request)}'"])
 
 
-def readiness(url: str, patience_s: float = PATIENCE_S) -> tuple[bool, str]:
-    """Wait until `/ready` answers 200; else what it said last."""
-    last, until = "no answer", time.monotonic() + patience_s
+def readiness(url: str) -> tuple[bool, str]:
+    """Wait until `/ready` answers 200, or has said for a while what is missing; that is the text."""
+    said, until = "no answer", time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         try:
             with urllib.request.urlopen(f"{url}/ready", timeout=2) as answer:
                 return True, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            last = error.read().decode(errors="replace")
+        except urllib.error.HTTPError as error:  # it is up: what is missing now will hardly come by waiting
+            said, until = error.read().decode(errors="replace"), min(until, time.monotonic() + SETTLING_S)
+            time.sleep(0.5)
         except OSError as error:
-            last = str(error)
+            said = str(error)
         time.sleep(0.2)
-    return False, last
+    return False, said
 
 
 def main() -> None:
-    """Wait, then print; ends early when the service that started it is gone."""
+    """Wait, then print; say nothing when the service that started it is gone."""
     settings = Settings.load()
     parent = os.getppid()
     url = address(settings)
     ready, said = readiness(url)
     if os.getppid() != parent:
         return
-    if not ready:
-        print(f"smartrouter: {url}/ready has not answered 200 in {PATIENCE_S:.0f} s: {said}", file=sys.stderr)
-        return
+    state = (
+        "Ready."
+        if ready
+        else f"Listening, but {url}/ready says: {said.strip()}\n\nValid requests are answered all the same."
+    )
     request = example_request(load_policy(settings.merchant, settings.params, settings.home))
-    print(f"\nReady. Rank the processors of a payment:\n\n{curl(settings, request)}\n", flush=True)
+    print(f"\n{state} Rank the processors of a payment:\n\n{curl(settings, request)}\n")
     print(f"The API's pages: {url}/openapi    Stop with Ctrl-C.\n", flush=True)
 
 

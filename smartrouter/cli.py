@@ -29,7 +29,7 @@ class Refused(click.ClickException):
 
     def __init__(self, error: SmartrouterError):
         super().__init__(str(error))
-        self.exit_code = error.exit_code
+        self.exit_code = error.exit_code  # type: ignore[misc]
 
     def show(self, file: Any = None) -> None:
         """Print the one line."""

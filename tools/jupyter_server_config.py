@@ -1,4 +1,4 @@
-"""JupyterLab as `make lab` starts it: a notebook is cleaned as it is saved, so that its diff holds only what was changed."""
+"""JupyterLab as `make lab` starts it: a notebook is cleaned as it is saved, so that its diff holds only changes."""
 
 from nbdev.clean import clean_jupyter
 

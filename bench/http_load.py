@@ -1,4 +1,4 @@
-"""A load generator that is cheap enough to share two cores with the server it measures: one process, raw sockets, epoll.
+"""A load generator cheap enough to share two cores with the server it measures: one process, raw sockets, epoll.
 
     python -m bench.http_load http://127.0.0.1:8000/api/v1/ml/predict --body payment.json --in-flight 20 --seconds 15
     python -m bench.http_load http://127.0.0.1:8000/api/v1/ml/predict --body payment.json --rate 345 --seconds 15

@@ -197,7 +197,7 @@ def guard(app: Flask, parts: Parts) -> None:
 
     @app.errorhandler(StoreUnavailable)
     def no_store(error: StoreUnavailable) -> Response:
-        log.write("error", "store_unavailable", request_id=g.request_id, cause=error.cause, message=str(error))
+        log.failure("store_unavailable", error, request_id=g.request_id, cause=error.cause)
         return respond(
             ProblemError("store-unavailable", f"The store is {error.cause}", headers={"Retry-After": RETRY_AFTER_S})
         )

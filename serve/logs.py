@@ -20,6 +20,16 @@ class Log:
         descriptor: int = 1,  # standard output
     ):
         self.least, self.descriptor = LEVELS[level], descriptor
+        self.told: dict[str, tuple[float, int]] = {}  # key -> (when it was written last, how often it came since)
+
+    def seldom(self, key: str) -> int | None:
+        """How often `key` came since its last record; None within a second of it, so that a storm is one line."""
+        now, (last, missed) = time.monotonic(), self.told.get(key, (-1.0, 0))
+        if now - last < 1.0:
+            self.told[key] = last, missed + 1
+            return None
+        self.told[key] = now, 0
+        return missed
 
     def write(self, level: str, event: str, **fields: Any) -> None:
         """Write one record; fields that are None are left out. A log that cannot be written stops nothing."""
@@ -35,7 +45,12 @@ class Log:
 
     def failure(self, event: str, error: BaseException, **fields: Any) -> None:
         """Write an unexpected error: its type and where it happened; its text only if it holds no card number."""
+        missed = self.seldom(f"{event} {type(error).__name__}")
+        if missed is None:
+            return
         frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)[-8:]]
         text = str(error)[:500]
         safe = text if find_card_number(text) is None else "(withheld: holds a card number)"
-        self.write("error", event, error=type(error).__name__, message=safe, frames=frames, **fields)
+        self.write(
+            "error", event, error=type(error).__name__, message=safe, frames=frames, missed=missed or None, **fields
+        )

@@ -1,17 +1,43 @@
 """Starts the service: Granian in front of the Flask application, several workers, one store."""
 
 import os
+import socket
 import sys
 from pathlib import Path
 
 from serve.metrics import prepare
+from serve.rates import Rates
 from serve.security import check_exposure
+from smartrouter.core.errors import SmartrouterError
 from smartrouter.core.settings import PREFIX, Settings
 from smartrouter.feedback.store import upgrade
+from smartrouter.rules.policy import load_policy
 
 BLOCKING_THREADS = 4  # per worker: a thread waits while the store or a slow model is waited for
 BACKLOG = 1024
 TARGET = "serve.app:worker_app"  # what each worker loads and calls
+
+
+class CannotListen(SmartrouterError):
+    """The address is taken, or not ours."""
+
+
+def check(settings: Settings) -> None:
+    """Raise a `SmartrouterError` when the service could not start with these settings."""
+    check_exposure(settings.host, settings.api_keys)
+    Rates(settings.rate_limit)
+    load_policy(settings.merchant, settings.params, settings.home)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host.strip("[]"), settings.port))
+    except OSError as error:
+        raise CannotListen(
+            f"{settings.host} port {settings.port}: {error.strerror}",
+            "an address of this machine with a free port",
+            "Stop what listens there, or set SMARTROUTER_PORT",
+        ) from None
 
 
 def announce(settings: Settings) -> None:
@@ -28,7 +54,7 @@ def main(settings: Settings, target: str = TARGET) -> None:
     from granian.constants import HTTPModes, Interfaces
     from granian.http import HTTP1Settings
 
-    check_exposure(settings.host, settings.api_keys)
+    check(settings)
     upgrade(settings.store)
     prepare(Path(settings.home) / "metrics")
     announce(settings)

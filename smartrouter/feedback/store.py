@@ -211,7 +211,7 @@ def statements(
         "add_feedback": insert(FEEDBACK).on_conflict_do_nothing().returning(f.id),
         "received": sa.select(f.content_hash, f.matched_id).where(f.idempotency_key == sa.bindparam("idempotency_key")),
         "by_prediction": found.where(p.prediction_id == sa.bindparam("prediction_id")),
-        "by_attempt": found.where(*by_attempt).limit(1),
+        "by_attempt": found.where(*by_attempt).limit(sa.literal_column("1")).offset(none),
         "by_transaction": found.where(*key),
         "add_outcome": insert(OUTCOMES_LOG).on_conflict_do_nothing(),
         "waiting_prediction": waiting.select_from(FEEDBACK.join(PREDICTIONS, p.prediction_id == f.prediction_id)),

@@ -3,8 +3,10 @@
 import json
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -29,7 +31,7 @@ class FakeModel:
     pause_s: float = 0.0
     fails: bool = False
     applied: list = field(default_factory=list)
-    table = {"WORLDPAY": 0.8, "MIT": 0.7, "ELAVON": 0.6, "AMEX": 0.9}
+    table: ClassVar = {"WORLDPAY": 0.8, "MIT": 0.7, "ELAVON": 0.6, "AMEX": 0.9}
 
     def probabilities(self, request, processors, now_ms):
         time.sleep(self.pause_s)
@@ -49,7 +51,7 @@ def fake_load(folder: Path) -> FakeModel:
     return FakeModel(version=content["version"], pause_s=content.get("pause_s", 0.0), fails=content.get("fails", False))
 
 
-def fake_decide(payment, *, now, policy, rules, predictor, rng, deadline):
+def fake_decide(payment, *, now, policy, rules=None, predictor=None, rng=None):
     """The router's shape in twenty lines."""
     card, order = payment["card"], payment["order"]
     allowed, excluded = eligible(policy, card["brand"], order["currency"], payment.get("eligible_processors"))
@@ -83,7 +85,7 @@ def fake_decide(payment, *, now, policy, rules, predictor, rng, deadline):
     )
 
 
-def promote(home: Path, version: str, **facts) -> None:
+def write_champion(home: Path, version: str, **facts) -> None:
     """Write a release and point to it, as promotion does."""
     name = home / "releases" / "processor_selector.volaris"
     folder = name / version
@@ -92,6 +94,12 @@ def promote(home: Path, version: str, **facts) -> None:
     beside = name / "champion.json.new"
     beside.write_text(json.dumps({"version": version}))
     beside.replace(name / "champion.json")
+
+
+@pytest.fixture
+def promote(tmp_path):
+    """Promote a release of the test's merchant: promote("2", pause_s=1.0)."""
+    return partial(write_champion, tmp_path)
 
 
 @pytest.fixture
@@ -124,8 +132,8 @@ def make_app(settings, logfile):
 
 
 @pytest.fixture
-def app(make_app, tmp_path):
-    promote(tmp_path, "1")
+def app(make_app, promote):
+    promote("1")
     return make_app()
 
 

@@ -108,7 +108,7 @@ class Latent(Section):
             raise ValueError("common + route + fresh must be 1")
         return self
 
-
+# %% ../../nbs/world/config.ipynb #Funds
 class Funds(Section):
     """Insufficient funds, in probit, and how they heal."""
 

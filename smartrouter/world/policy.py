@@ -69,10 +69,8 @@ class RuleBook:
     @staticmethod
     def of(world: WorldFile, merchant: Merchant, catalogue: Catalogue) -> "RuleBook":
         """Number the rules of the world file."""
-        versions = [
-            (version.name, version.until, [(100 * (v + 1) + i + 1, rule) for i, rule in enumerate(version.rules)])
-            for v, version in enumerate(world.policy.versions)
-        ]
+        sets = enumerate(world.policy.versions, start=1)
+        versions = [(v.name, v.until, [(100 * k + i, r) for i, r in enumerate(v.rules, start=1)]) for k, v in sets]
         tail = [*merchant.default_order, *merchant.codes]
         return RuleBook(versions, merchant.codes, tail, {name: field_values(world, catalogue, name) for name in FIELDS})
 
@@ -93,13 +91,18 @@ class RuleBook:
         for v, (_, _, rules) in enumerate(self.versions):
             open_ = version == v
             for number, rule in rules:
-                match = open_.copy()
-                for name, condition in rule.when.items():
-                    for operator, operand in condition.items():
-                        match &= holds(payments[FIELDS[name]], operator, operand, self.texts[name])
+                match = open_ & self.matching(rule, payments)
                 place[match], rule_id[match] = self.places(rule), number
                 open_ &= ~match
         return place, rule_id
+
+    def matching(self, rule: Rule, payments: Columns) -> np.ndarray:
+        """Which payments meet all conditions of one rule."""
+        tests = [(name, *pair) for name, condition in rule.when.items() for pair in condition.items()]
+        met = np.ones(len(payments["amount"]), bool)
+        for name, operator, operand in tests:
+            met &= holds(payments[FIELDS[name]], operator, operand, self.texts[name])
+        return met
 
 # %% ../../nbs/world/policy.ipynb #choose
 def choose(

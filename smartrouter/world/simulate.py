@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WorldConfigError', 'WorldConfig', 'World', 'State', 'situation', 'Simulation', 'card_side', 'route_side',
-           'sim_quality', 'attempt_round', 'find_cause', 'cascade_gap', 'run_payment', 'next_payment', 'draw_messages',
-           'run_rounds', 'draw_feedback', 'join_rounds', 'simulate']
+           'issuer_quality', 'minute_of', 'outcomes', 'attempt_round', 'find_cause', 'cascade_gap', 'run_payment',
+           'next_payment', 'draw_messages', 'run_rounds', 'draw_feedback', 'join_rounds', 'simulate']
 
 # %% ../../nbs/world/simulate.ipynb #imports
 from collections.abc import Callable
@@ -176,7 +176,7 @@ def card_side(sim: Simulation, rows: np.ndarray, at: np.ndarray, s: Columns) -> 
     before = np.maximum(state.at[rows] / 86400 + sim.catalogue.utc_offset_hours / 24, 0.0)
     kept = np.where(fresh, np.float32(0), memory(sim.world, before, s["local_day"]))
     rest = np.sqrt(np.maximum(1 - kept**2, 1e-8))
-    p_funds = 1 - check_probability(threshold - kept * state.funds[rows], np.float32(0), rest**2)
+    p_funds = 1 - check_probability(threshold - kept * state.funds[rows], 0.0, rest**2)
     luck = sim.rng.standard_normal(len(rows), dtype=np.float32)
     funds = np.where(fresh, state.funds[rows], kept * state.funds[rows] + rest * luck).astype(np.float32)
     state.funds[rows] = funds
@@ -189,7 +189,9 @@ def route_side(sim: Simulation, rows: np.ndarray, at: np.ndarray, s: Columns, sh
     state, latent, physics = sim.state, sim.world.physics.latent, sim.world.physics
     day = (at / 86400).astype(np.float32)
     score = route_score(sim.effects, s, day) + sim.card_effect[sim.demand.orders["person"][rows]]
-    score += (common_score(sim.world, s, sim_quality(sim)) + physics.risk_attempt * state.tries[rows] + shift)[:, None]
+    score += (common_score(sim.world, s, issuer_quality(sim)) + physics.risk_attempt * state.tries[rows] + shift)[
+        :, None
+    ]
     elapsed = (at - state.at[rows]) / 86400
     kept = np.where(state.fresh[rows], 0.0, np.exp(-elapsed / physics.latent_memory_days)).astype(np.float32)[:, None]
     seen = state.seen[rows]
@@ -208,9 +210,42 @@ def route_side(sim: Simulation, rows: np.ndarray, at: np.ndarray, s: Columns, sh
     return {"eta": ((score + known) / scale).astype(np.float32), "slack": ((score + total) / scale).astype(np.float32)}
 
 
-def sim_quality(sim: Simulation) -> np.ndarray:
+def issuer_quality(sim: Simulation) -> np.ndarray:
     """Strictness of each issuer, probit."""
     return np.array([issuer.quality for issuer in sim.world.issuers])
+
+# %% ../../nbs/world/simulate.ipynb #minute_of
+def minute_of(sim: Simulation, at: np.ndarray) -> np.ndarray:
+    """Row of the weather grid for each time in seconds."""
+    return (at / 60).astype(np.int64).clip(0, len(sim.weather.technical) - 1)
+
+
+def outcomes(
+    sim: Simulation,
+    at: np.ndarray,
+    s: Columns,
+    accepts: np.ndarray,  # rows x processors
+    screened: np.ndarray,
+    p_card: np.ndarray,
+    fails: Columns,
+    side: Columns,
+    chosen: np.ndarray,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Truth at every processor (p, y, eta, slack) and the cause of what happened at the chosen one."""
+    rng, minute = sim.rng, minute_of(sim, at)
+    p_technical, p_down = sim.weather.technical[minute], sim.weather.issuer_decline[minute // 10, s["issuer"]]
+    technical = rng.random(p_technical.shape, dtype=np.float32) < p_technical
+    down = rng.random(len(at), dtype=np.float32) < p_down
+    open_way = ~screened & ~down & ~fails["card"] & ~fails["data"] & ~fails["funds"]
+    p_open = (p_card * (1 - p_down) * ~screened)[:, None] * (1 - p_technical)
+    truth = {
+        "p": np.where(accepts, p_open * check_probability(side["eta"], 0.0, 1.0), np.nan),
+        "y": open_way[:, None] & ~technical & (side["slack"] > 0) & accepts,
+        "eta": side["eta"],
+        "slack": np.where(open_way[:, None] & ~technical, side["slack"], -np.inf),
+    }
+    own = np.arange(len(at)), chosen
+    return truth, find_cause(sim, screened, technical[own], down, fails, truth["y"][own])
 
 # %% ../../nbs/world/simulate.ipynb #attempt_round
 def attempt_round(
@@ -230,41 +265,20 @@ def attempt_round(
     chosen, ruled, propensity, explored = choose(place, accepts & ~tried, sim.world.policy.exploration, rng)
     p_card, fails = card_side(sim, rows, at, s)
     side = route_side(sim, rows, at, s, sim.shifts[message, s["issuer"]])
-    minute = (at / 60).astype(np.int64).clip(0, len(sim.weather.technical) - 1)
-    p_technical, p_down = sim.weather.technical[minute], sim.weather.issuer_decline[minute // 10, s["issuer"]]
-    technical = rng.random(p_technical.shape, dtype=np.float32) < p_technical
-    down = rng.random(len(rows), dtype=np.float32) < p_down
-    open_way = ~screened & ~down & ~fails["card"] & ~fails["data"] & ~fails["funds"]
-    p_open = (p_card * (1 - p_down) * ~screened)[:, None] * (1 - p_technical)
-    truth = {
-        "p": np.where(accepts, p_open * check_probability(side["eta"], np.float32(0), np.float32(1)), np.nan),
-        "y": open_way[:, None] & ~technical & (side["slack"] > 0) & accepts,
-        "eta": side["eta"],
-        "slack": np.where(open_way[:, None] & ~technical, side["slack"], -np.inf),
-    }
+    truth, cause = outcomes(sim, at, s, accepts, screened, p_card, fails, side, chosen)
     own = np.arange(len(rows)), chosen
-    cause = find_cause(sim, screened, technical[own], down, fails, truth["y"][own])
     state.at[rows], state.fresh[rows] = at, False
-    state.seen[own] = True
+    state.seen[rows, chosen] = True
     state.tries[rows] += 1
+    factor = sim.weather.latency_factor[minute_of(sim, at)][own]
     columns = {
         **{name: s[name] for name in ("bin", "issuer", "brand", "local_day")},
-        "order": rows,
-        "slot": state.slot[rows].copy(),
+        **{"order": rows, "at": at, "slot": state.slot[rows].copy(), "message": message, "cause": cause},
+        **{"processor": chosen, "ruled": ruled, "rule_id": rule_id, "propensity": propensity, "explored": explored},
         "payment": np.full(len(rows), payment, np.int8),
         "sequence": np.full(len(rows), sequence, np.int8),
-        "at": at,
-        "processor": chosen,
-        "ruled": ruled,
-        "rule_id": rule_id,
-        "propensity": propensity,
-        "explored": explored,
         "eligible": (accepts & ~tried) @ (1 << np.arange(accepts.shape[1])),
-        "message": message,
-        "cause": cause,
-        "latency_ms": draw_latency(
-            sim.world, sim.catalogue, chosen, sim.weather.latency_factor[minute][own], cause, rng
-        ),
+        "latency_ms": draw_latency(sim.world, sim.catalogue, chosen, factor, cause, rng),
         "approved": truth["y"][own],
     }
     return columns, truth

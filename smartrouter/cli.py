@@ -322,11 +322,18 @@ def models_rollback(name: str, reason: str, to: str | None) -> None:
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="One answer a line (JSONL)."
 )
-def predict(requests: Path, out: Path) -> None:
-    """Rank the processors of many requests (JSONL, in the form of the HTTP API)."""
-    from smartrouter.router.batch import rank_file
+@click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), help="Moment of decision, UTC; default: now.")
+def predict(requests: Path, out: Path, at: datetime | None) -> None:
+    """Rank the processors of many REQUESTS (JSONL, in the form of the HTTP API).
 
-    click.echo(rank_file(requests, out, settings(), say))
+    Answers come from the code and the model that the service would use, in the order of the lines; nothing is
+    recorded. A line that the service would refuse refuses the file, and nothing is written.
+    """
+    from serve.batch import rank_file
+
+    done = rank_file(requests, out, settings(), say, at.replace(tzinfo=UTC) if at else None)
+    rate = done.answers / max(done.seconds, 1e-9)
+    click.echo(f"{done.out}: {done.answers:,} rankings, {done.by_model:,} by the model ({rate:,.0f} a second)")
 
 # %% ../nbs/cli.ipynb #serve
 @main.command(epilog="Example: SMARTROUTER_PORT=8080 smartrouter serve")

@@ -1,0 +1,122 @@
+"""A file of requests is ranked as the service ranks it, whole or not at all."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+import serve.batch
+from serve.batch import RequestsRefused, rank_file
+from smartrouter.core.files import CannotWrite
+
+FACTS = ("ranking", "excluded", "decision", "model")
+
+
+@pytest.fixture
+def payments(payment):
+    """Two hundred payments of several brands, currencies and retries."""
+    made = []
+    for i in range(200):
+        currency = ("MXN", "USD", "COP")[i % 3]
+        brand = "AMEX" if i % 10 == 9 else ("VISA", "MASTERCARD")[i % 2]
+        order = {"amount": 100 + 37 * i, "currency": currency}
+        made.append({**payment, "transaction_id": f"tx-{i}", "order": order, "card": {"bin": "415231", "brand": brand}})
+    return made
+
+
+@pytest.fixture
+def given(tmp_path, payments):
+    path = tmp_path / "requests.jsonl"
+    path.write_text("".join(json.dumps(p) + "\n" for p in payments))
+    return path
+
+
+def test_the_file_gets_the_answers_of_the_service(settings, given, payments, tmp_path):
+    from serve.app import create_app
+
+    done = rank_file(given, tmp_path / "out.jsonl", settings)
+    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert (done.answers, done.by_model) == (200, 0) and [a["transaction_id"] for a in answers] == [
+        p["transaction_id"] for p in payments
+    ]
+    assert {a["decision"]["approach"] for a in answers} == {"rules", "hard_rule"}
+    assert not any(a["stored"] for a in answers)
+    app = create_app(settings)
+    try:
+        client = app.test_client()
+        for payment, answer in zip(payments[:30], answers, strict=False):
+            live = client.post("/api/v1/ml/predict", json=payment).get_json()
+            assert {k: live[k] for k in FACTS} == {k: answer[k] for k in FACTS}
+    finally:
+        app.extensions["smartrouter"].close()
+
+
+def test_nothing_is_recorded(settings, given, tmp_path):
+    from smartrouter.feedback.store import Store, counts
+
+    rank_file(given, tmp_path / "out.jsonl", settings)
+    store = Store(settings.store, settings.durability)
+    try:
+        assert counts(store)["predictions"] == 0
+    finally:
+        store.close()
+
+
+def test_the_same_file_gets_the_same_answers(settings, given, tmp_path):
+    at, texts = datetime(2026, 4, 1, 12, tzinfo=UTC), []
+    for name in ("a", "b"):
+        rank_file(given, tmp_path / name, settings, at=at)
+        answers = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        texts.append([{k: a[k] for k in FACTS} for a in answers])
+    assert texts[0] == texts[1]
+
+
+def test_a_bad_line_refuses_the_file_and_names_every_line(settings, given, payment, tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text("what was there\n")
+    number = " ".join(["4111"] + ["1111"] * 3)
+    bad = ["{", json.dumps({**payment, "colour": "blue"}), json.dumps({**payment, "transaction_id": number}), "[]"]
+    bad.append(json.dumps({**payment, "merchant_id": "nobody"}))
+    given.write_text(given.read_text() + "".join(line + "\n" for line in bad))
+    with pytest.raises(RequestsRefused) as refused:
+        rank_file(given, out, settings)
+    said = str(refused.value)
+    assert all(f"line {n}:" in said for n in range(201, 206)) and "$.colour" in said and "1111 1111" not in said
+    assert out.read_text() == "what was there\n" and not list(tmp_path.glob(".out*"))
+
+
+def test_a_file_without_requests_is_refused(settings, tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n\n")
+    with pytest.raises(RequestsRefused, match="no request"):
+        rank_file(empty, tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(settings, given, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotWrite, match="file"):
+        rank_file(given, tmp_path / "file" / "out.jsonl", settings)
+
+
+def test_a_slow_model_is_waited_for(settings, given, promote, tmp_path, monkeypatch, payments):
+    """Over HTTP the deadline turns a slow model into rules; nobody waits for a line of a file."""
+
+    class Slow:
+        name, version, learnt = "processor_selector.volaris", "1", ("WORLDPAY", "MIT", "ELAVON")
+        known_until = created_at = 0.0
+        feature_contract = "stand-in"
+
+        def probabilities(self, request, processors, now_ms):
+            import time
+
+            import numpy as np
+
+            time.sleep(0.06)
+            return np.linspace(0.9, 0.5, len(processors))
+
+    promote("1")
+    monkeypatch.setattr(serve.batch, "load_model", lambda folder: Slow())
+    given.write_text("".join(json.dumps(p) + "\n" for p in payments[:6]))
+    done = rank_file(given, tmp_path / "out.jsonl", settings)
+    assert done.by_model == done.answers == 6

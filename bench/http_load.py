@@ -104,6 +104,16 @@ class Load:
         self.poll.register(connection.sock.fileno(), select.EPOLLIN)
         return connection
 
+    def reopen(self) -> bool:
+        """Send on a new connection in place of a broken one; False when the server takes none now."""
+        try:
+            self.start(self.open(), time.perf_counter())
+        except OSError:
+            self.statuses["refused"] += 1
+            time.sleep(0.01)
+            return False
+        return True
+
     def start(self, connection: Connection, due: float) -> None:
         """Send the next request on an idle connection."""
         try:
@@ -180,8 +190,8 @@ def closed_loop(load: Load, in_flight: int, seconds: float) -> Report:
     while time.perf_counter() < end:
         for connection in load.collect(0.1):
             load.start(connection, time.perf_counter())
-        while len(load.busy) < in_flight:  # replace what broke
-            load.start(load.open(), time.perf_counter())
+        while len(load.busy) < in_flight and load.reopen():  # replace what broke
+            pass
     return load.finish(started, cpu)
 
 

@@ -116,7 +116,7 @@ def create_app(
         doc_ui=False,
         validation_error_model=Problem,
     )
-    app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES + 1
     app.url_map.strict_slashes = False
     app.extensions["smartrouter"] = parts
     guard(app, parts)

@@ -43,9 +43,12 @@ def read_bytes() -> bytes:
     if length is not None and length > MOST_BYTES:
         raise ProblemError("too-large", f"The body has {length} bytes")
     try:
-        return request.get_data(cache=False)
+        raw = request.get_data(cache=False)
     except RequestEntityTooLarge:
-        raise ProblemError("too-large", f"The body has more than {MOST_BYTES} bytes") from None
+        raw = None
+    if raw is None or len(raw) > MOST_BYTES:  # a chunked body is cut one byte beyond the limit
+        raise ProblemError("too-large", f"The body has more than {MOST_BYTES} bytes")
+    return raw
 
 
 def read_json(raw: bytes) -> Any:

@@ -5,9 +5,8 @@ worker is asked adds them all up.
 """
 
 import os
-from pathlib import Path
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -20,6 +19,8 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
+        if os.environ.get(FOLDER) and values.ValueClass is values.MutexValue:
+            raise RuntimeError("prometheus_client was loaded before its folder was announced: workers would not add up")
         self.registry = CollectorRegistry()
         make = {"registry": self.registry, "namespace": "smartrouter"}
         self.requests = Counter("requests", "Answered requests", ["route", "status"], **make)
@@ -40,12 +41,3 @@ class Metrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)
         return generate_latest(registry)
-
-
-def prepare(folder: Path) -> None:
-    """Empty and announce the folder of the workers' numbers; call before any worker starts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.db"):
-        old.unlink(missing_ok=True)
-    os.environ[FOLDER] = str(folder.resolve())
-    os.environ["PROMETHEUS_DISABLE_CREATED_SERIES"] = "true"

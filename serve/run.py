@@ -5,7 +5,6 @@ import socket
 import sys
 from pathlib import Path
 
-from serve.metrics import prepare
 from serve.rates import Rates
 from serve.security import check_exposure
 from smartrouter.core.errors import SmartrouterError
@@ -40,6 +39,15 @@ def check(settings: Settings) -> None:
         ) from None
 
 
+def share_metrics(folder: Path) -> None:
+    """Empty and announce the folder in which the workers' numbers meet; before prometheus_client is ever loaded."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.db"):
+        old.unlink(missing_ok=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder.resolve())
+    os.environ["PROMETHEUS_DISABLE_CREATED_SERIES"] = "true"
+
+
 def announce(settings: Settings) -> None:
     """Put the settings into the environment, where workers read them after they start."""
     for name in type(settings).model_fields:
@@ -50,15 +58,16 @@ def announce(settings: Settings) -> None:
 
 def main(settings: Settings, target: str = TARGET) -> None:
     """Prepare the store and serve until a signal; workers that die are started again."""
-    from granian import Granian
     from granian.constants import HTTPModes, Interfaces
     from granian.http import HTTP1Settings
 
+    from serve.server import Server
+
     check(settings)
     upgrade(settings.store)
-    prepare(Path(settings.home) / "metrics")
+    share_metrics(Path(settings.home) / "metrics")
     announce(settings)
-    server = Granian(
+    server = Server(
         target,
         factory=True,
         address=settings.host,
@@ -73,7 +82,7 @@ def main(settings: Settings, target: str = TARGET) -> None:
         blocking_threads=int(os.environ.get("SR_THREADS", BLOCKING_THREADS)),
         respawn_failed_workers=True,
         respawn_interval=0.5,
-        workers_kill_timeout=10,
+        workers_kill_timeout=5,
         log_level="warning",
         log_access=False,
     )

@@ -96,6 +96,11 @@ def write_champion(home: Path, version: str, **facts) -> None:
     beside.replace(name / "champion.json")
 
 
+@pytest.fixture(scope="session", name="write_champion")
+def _write_champion():
+    return write_champion
+
+
 @pytest.fixture
 def promote(tmp_path):
     """Promote a release of the test's merchant: promote("2", pause_s=1.0)."""

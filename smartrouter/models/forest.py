@@ -19,10 +19,10 @@ def train(
     X: np.ndarray,  # float32 [n, features], in order of time
     y: np.ndarray,  # float32 [n], 1 = approved
     *,
-    trees: int = 150,
-    depth: int = 6,
-    shrinkage: float = 0.1,
-    min_examples: int = 50,  # fewest attempts in a leaf
+    trees: int = 200,
+    depth: int = 5,
+    shrinkage: float = 0.07,
+    min_examples: int = 200,  # fewest attempts in a leaf
     columns_ratio: float = 0.5,  # share of the columns a split looks at
     row_ratio: float = 1.0,  # share of the rows a tree looks at
     seed: int = 7,

@@ -1,0 +1,95 @@
+"""The bench table: what is promised, what was measured here, on which machine.
+
+    smartrouter bench                     # everything, about half an hour on two cores
+    smartrouter bench world features      # some of it
+    python -m bench.main --part model     # one part, as JSON, in this process
+
+Each part runs in a process of its own, so that memory and warm-up of one do not colour another. A bar that is missed is
+printed as missed; nothing here is a test, because machines are shared and noisy.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench import parts
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = {
+    "world": parts.world,
+    "features": parts.features,
+    "request": parts.request,
+    "parity": parts.parity,
+    "lift": parts.lift,
+    "real": parts.real,
+    "serve": parts.serve,
+    "fresh": parts.fresh,
+}
+
+
+def machine() -> str:
+    """Return one line about this machine: cores, memory, load, Python."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
+    model = next(
+        (line.split(":")[1].strip() for line in cpuinfo() if line.startswith("model name")), platform.machine()
+    )
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, load {load}, Python {platform.python_version()}"
+
+
+def cpuinfo() -> list[str]:
+    """Return the lines of /proc/cpuinfo, none where there is no such file."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def run_part(name: str) -> list[dict[str, Any]]:
+    """Run one part in a process of its own; a part that fails becomes a row that says so."""
+    began = time.monotonic()
+    print(f"bench: {name} …", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.main", "--part", name], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    print(f"bench: {name} took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    try:
+        return json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return [parts.row(name, "-", f"the part failed with exit code {done.returncode}", None)]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    mark = {True: "met", False: "MISSED", None: ""}
+    lines = [f"| {r['what']} | {r['bar']} | {r['measured']} | {mark[r['met']]} |" for r in rows]
+    return "\n".join(["| what | bar | measured | |", "| --- | --- | --- | --- |", *lines])
+
+
+def main(names: list[str]) -> int:
+    """Run the named parts (all without names) and print the table; 0 even if a bar is missed, 2 for an unknown name."""
+    if names[:1] == ["--part"] and len(names) == 2 and names[1] in PARTS:
+        print(json.dumps(PARTS[names[1]]()))
+        return 0
+    unknown = [n for n in names if n not in PARTS]
+    if unknown:
+        print(
+            f"bench: {', '.join(unknown)} given. Expected some of {', '.join(PARTS)}. Correct the names.",
+            file=sys.stderr,
+        )
+        return 2
+    print(f"machine: {machine()}\n")
+    rows = [r for name in (names or PARTS) for r in run_part(name)]
+    text = table(rows)
+    print(text)
+    out = ROOT / "var" / "bench"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(f"machine: {machine()}\n\n{text}\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -236,10 +236,9 @@ def lift_of(folder: Path, label: str) -> list[dict[str, Any]]:
         shares[family] = found.share
         say(f"{label} {family}: {found}")
         quality = score(data.y[last], calibration.apply(fitted.logit(data.X[last]), codes[last]))
-        text = (
-            f"{found.share:.0%} of {found.achievable * 100:.2f} points (rules {found.baseline:.4f}, model {found.policy:.4f}, oracle "
-            f"{found.oracle:.4f}; {found.n:,} first attempts; AUC {quality.auc:.4f}, log loss {quality.log_loss:.4f}, ECE {quality.ece:.4f})"
-        )
+        worth = f"rules {found.baseline:.4f}, model {found.policy:.4f}, oracle {found.oracle:.4f}"
+        fit = f"AUC {quality.auc:.4f}, log loss {quality.log_loss:.4f}, ECE {quality.ece:.4f}"
+        text = f"{found.share:.0%} of {found.achievable * 100:.2f} points ({worth}; {found.n:,} first attempts; {fit})"
         rows.append(row(f"lift, {label}, last month, {family}", "", text, None))
     best = min(losses, key=lambda f: losses[f])
     rows.append(
@@ -301,6 +300,7 @@ def real() -> list[dict[str, Any]]:
     from lightgbm import LGBMClassifier
     from sklearn.metrics import log_loss, roc_auc_score
 
+    from smartrouter.core.settings import Settings
     from smartrouter.features.dataset import build
     from smartrouter.models import forest, linear
     from smartrouter.rules.policy import load_policy
@@ -308,7 +308,7 @@ def real() -> list[dict[str, Any]]:
 
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        ingest(REAL, ROOT / "params/ingest/psp.yaml", home / "warehouse.duckdb", home)
+        ingest(REAL, ROOT / "params/ingest/psp.yaml", Settings(home=home))
         policy = load_policy("psp", home)
         table = pull(home, "psp")
         data = build(
@@ -343,7 +343,9 @@ def real() -> list[dict[str, Any]]:
                 None,
             )
         )
-    text = f"forest {losses['forest']:.4f} against {losses['LightGBM']:.4f} (AUC {roc_auc_score(y[last], theirs):.4f}), {int(last.sum()):,} attempts"
+    theirs_auc = roc_auc_score(y[last], theirs)
+    both = f"forest {losses['forest']:.4f} against {losses['LightGBM']:.4f}"
+    text = f"{both} (LightGBM's AUC {theirs_auc:.4f}), {int(last.sum()):,} attempts"
     return [
         *rows,
         row(
@@ -405,7 +407,7 @@ def release_for_service(home: Path) -> None:
     calibration = calibrate.fit(fitted.logit(data.X[middle]), data.y[middle], codes, len(data.lookups.processors))
     name = "processor_selector.volaris"
     path = home / "releases" / name / "1"
-    learnt = [p for p in data.lookups.processors if p != "AMEX"]
+    learnt = sorted({data.lookups.processors[code - 1] for code in np.unique(codes) if code})
     write_release(path, name=name, fitted=fitted, calibration=calibration, data=data, learnt=learnt)
     stamp(path, "1")
     write_json(home / "releases" / name / "champion.json", {"version": "1", "reason": "bench"})

@@ -19,11 +19,11 @@ def train(
     X: np.ndarray,  # float32 [n, features], in order of time
     y: np.ndarray,  # float32 [n], 1 = approved
     *,
-    trees: int = 200,
-    depth: int = 5,
+    trees: int = 300,
+    depth: int = 4,
     shrinkage: float = 0.07,
-    min_examples: int = 200,  # fewest attempts in a leaf
-    columns_ratio: float = 0.5,  # share of the columns a split looks at
+    min_examples: int = 300,  # fewest attempts in a leaf
+    columns_ratio: float = 0.15,  # share of the columns a split looks at
     row_ratio: float = 1.0,  # share of the rows a tree looks at
     seed: int = 7,
     names: tuple[str, ...] = FEATURE_NAMES,

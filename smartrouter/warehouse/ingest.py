@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -412,9 +413,9 @@ def store(rows: pd.DataFrame, mapping: Mapping, url: str, replace: bool) -> int:
         with open_duckdb(str(path), read_only=False) as connection:
             return write(connection.raw, rows, mapping, replace)
     except BaseException as error:
-        if made:
-            path.unlink(missing_ok=True)
-            path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
+        for left in (path, path.with_name(f"{path.name}.wal")) if made else ():
+            with suppress(OSError):
+                left.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise CannotWrite(path, error) from error
         if isinstance(error, duckdb.Error):

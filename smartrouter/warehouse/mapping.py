@@ -212,7 +212,13 @@ class MappingRefused(SmartrouterError):
 
 
 class PlainLoader(yaml.SafeLoader):
-    """YAML in which only true and false are booleans, and no key comes twice."""
+    """YAML in which only true and false are booleans, no key comes twice, and nothing refers back to itself."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse an alias: a few of them make a file that never ends."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "an alias (*) is not allowed", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; refuse a key that comes twice."""

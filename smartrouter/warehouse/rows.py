@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Reject', 'Parsed', 'TRUTH', 'SHAPES', 'FileRefused', 'CardNumbersInFile', 'Raw', 'read_csv', 'read_parquet',
            'read_file', 'refuse_cards', 'parse_time', 'parse_number', 'parse_column', 'parse_type', 'judge',
-           'unknown_processors', 'row_keys']
+           'parse_outcome', 'unknown_processors', 'row_keys']
 
 # %% ../../nbs/warehouse/rows.ipynb #imports
 import csv
@@ -216,7 +216,7 @@ def parse_type(
     if kind == "BOOLEAN" or name.endswith(".explored"):
         values = text.str.lower().map(TRUTH)
         return values, pd.Series(np.where(values.isna(), "is neither true nor false", ""), index=text.index)
-    shape = next((pattern for suffix, pattern in SHAPES.items() if name.endswith(suffix)), ".*")
+    shape = next((pattern for suffix, pattern in SHAPES.items() if name.endswith(suffix)), "(?s).*")
     fits = text.str.fullmatch(shape)
     return text, pd.Series(np.where(fits, "", f"does not look like {shape}"), index=text.index)
 
@@ -229,14 +229,15 @@ def judge(
     index = pd.RangeIndex(len(raw.lines))
     text = {name: pd.Series(raw.columns[name], index=index, dtype="object").str.strip() for name in mapping.columns}
     frame, rejects, bad = {"line": pd.Series(raw.lines, index=index)}, list(raw.rejects), np.zeros(len(index), bool)
-    columns = dict(mapping.columns)
-    if mapping.outcome.column:
-        columns[mapping.outcome.column] = ColumnMapping(to=START)
-        text[mapping.outcome.column] = pd.Series(raw.columns[mapping.outcome.column], index=index).str.strip()
-    for name, column in columns.items():
-        values, reasons = parse_column(text[name], column, mapping)
-        reasons = unknown_processors(values, reasons, mapping) if column.to == PROCESSOR else reasons
-        frame["known_at" if name == mapping.outcome.column else column.to] = values
+    parsed = {name: parse_column(text[name], column, mapping) for name, column in mapping.columns.items()}
+    for name, column in mapping.columns.items():
+        frame[column.to], reasons = parsed[name]
+        if column.to == PROCESSOR:
+            parsed[name] = (frame[column.to], unknown_processors(frame[column.to], reasons, mapping))
+    if told := mapping.outcome.column:
+        text[told] = pd.Series(raw.columns[told], index=index, dtype="object").str.strip()
+        frame["known_at"], reasons = parsed[told] = parse_outcome(text[told], frame[START], mapping)
+    for name, (_, reasons) in parsed.items():
         wrong = np.flatnonzero(reasons != "")
         bad[wrong] = True
         rejects += [(raw.lines[i], name, reasons.iloc[i], text[name].iloc[i][:60]) for i in wrong]
@@ -248,7 +249,18 @@ def judge(
         rows["known_at"] = rows[START] + pd.to_timedelta(mapping.outcome.after_s, unit="s")
     return rows, sorted(rejects)
 
-# %% ../../nbs/warehouse/rows.ipynb #unknown_processors
+# %% ../../nbs/warehouse/rows.ipynb #parse_outcome
+def parse_outcome(
+    text: pd.Series,  # of str: when the outcome was known, empty where never
+    started: pd.Series,  # start of each attempt, UTC
+    mapping: Mapping,  # for the zone
+) -> Parsed:
+    """Return when outcomes were known; one before its attempt is a fault."""
+    values, reasons = parse_time(text, mapping.time_zone)
+    reasons = reasons.mask(text == "", "")
+    return values, reasons.mask((reasons == "") & (values < started), "is before the attempt began")
+
+
 def unknown_processors(values: pd.Series, reasons: pd.Series, mapping: Mapping) -> pd.Series:
     """Add a reason where a row names a processor that the mapping does not know."""
     codes = [processor.code for processor in mapping.processors]

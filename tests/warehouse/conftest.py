@@ -15,7 +15,8 @@ from smartrouter.warehouse.schema import ddl
 
 DETAIL = (
     '{"eligible": ["WORLDPAY", "MIT", "ELAVON"], "propensity": 0.97, "explored": false, "approach": "rules",'
-    ' "message": "standard", "card_funding": "credit", "network_advice_code": %s, "order_type": "flight", "mcc": "4511"}'
+    ' "message": "standard", "card_funding": "credit", "network_advice_code": %s,'
+    ' "order_type": "flight", "mcc": "4511"}'
 )
 
 

@@ -24,6 +24,7 @@ STORE_WAIT_S = 1.0  # how long an answer waits for its place on disk; the usual 
 STORE_WAIT_AFTER_FAILURES_S = 0.02  # while the store is known to fail, payments do not queue for it
 FAILURES = 3  # in a row, until it is known
 
+ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # built once: json.dumps builds one a call
 Decide = Callable[..., Any]  # smartrouter.router.decide.decide
 
 
@@ -80,6 +81,7 @@ class Answerer:
     ):
         self.settings, self.store, self.merchants, self.decide = settings, store, merchants, decide
         self.metrics, self.log, self.deadline = metrics, log, Deadline()
+        self.ways: dict[tuple[str, str], Any] = {}  # counters of metrics.decisions
         self.failures = 0  # of the store, in a row; a lost update between threads does no harm
 
     def answer(self, request: PredictRequest, now: float) -> Answer:
@@ -92,7 +94,9 @@ class Answerer:
         latency_ms = round((time.perf_counter() - start) * 1000, 3)
         answered = respond(request, merchant, decision, reason, new_id("p", now), latency_ms)
         answer = self.record(request, body, answered, now)
-        self.metrics.decisions.labels(answer.approach, answer.fallback_reason or "").inc()
+        way = answer.approach, answer.fallback_reason or ""
+        counter = self.ways.get(way) or self.ways.setdefault(way, self.metrics.decisions.labels(*way))
+        counter.inc()
         return answer
 
     def known(self, request: PredictRequest) -> Merchant:
@@ -128,7 +132,7 @@ class Answerer:
 
     def record(self, request: PredictRequest, body: str, answered: dict[str, Any], now: float) -> Answer:
         """Store the answer, or find the one stored before; an answer that cannot be stored says so."""
-        text = json.dumps(answered, separators=(",", ":"))
+        text = ENCODE(answered)
         decision = answered["decision"]
         facts = (answered["prediction_id"], decision["approach"], decision["fallback_reason"])
         if self.store is None:
@@ -145,7 +149,7 @@ class Answerer:
             self.metrics.not_stored.labels(error.cause).inc()
             self.log.failure("prediction_not_stored", error, cause=error.cause, prediction_id=facts[0])
             answered["stored"] = False
-            return Answer(json.dumps(answered, separators=(",", ":")), False, False, *facts)
+            return Answer(ENCODE(answered), False, False, *facts)
         if saved.replayed:
             self.metrics.replayed.inc()
             first = json.loads(saved.response)
@@ -160,9 +164,8 @@ class Answerer:
 
 def attempt_key(document: dict[str, Any]) -> str:
     """What makes an attempt the same attempt."""
-    return json.dumps(
-        [document["merchant_id"], document["transaction_id"], document["attempt"]["sequence_order"], MODEL_TYPE]
-    )
+    sequence = document["attempt"]["sequence_order"]
+    return f"{document['merchant_id']}\n{document['transaction_id']}\n{sequence}\n{MODEL_TYPE}"
 
 
 def respond(
@@ -220,8 +223,8 @@ def row_of(request: PredictRequest, body: str, answered: dict[str, Any], text: s
         request_hash=digest(body),
         request=body,
         response=text,
-        ranking=json.dumps([r["processor"] for r in answered["ranking"]]),
-        probabilities=json.dumps([r["approval_probability"] for r in answered["ranking"]]),
+        ranking=ENCODE([r["processor"] for r in answered["ranking"]]),
+        probabilities=ENCODE([r["approval_probability"] for r in answered["ranking"]]),
         approach=decision["approach"],
         explored=decision["explored"],
         propensity=decision["propensity"],

@@ -147,41 +147,44 @@ def guard(app: Flask, parts: Parts) -> None:
 
     @app.before_request
     def enter() -> None:
-        g.start, g.now = time.perf_counter(), time.time()
-        given = request_id_of(request.headers.get("X-Request-ID"))
-        g.request_id = given or new_id("r", g.now)
-        refuse_cards_outside_body(request.environ.get("RAW_URI") or request.full_path, request.headers)
-        if not request.path.startswith("/api/"):
+        start, now, environ = time.perf_counter(), time.time(), request.environ
+        here = g._get_current_object()  # one look-up for all that follows
+        here.start, here.now = start, now
+        here.request_id = request_id_of(environ.get("HTTP_X_REQUEST_ID")) or new_id("r", now)
+        refuse_cards_outside_body(environ)
+        if not environ["PATH_INFO"].startswith("/api/"):
             return
-        if not keys.valid(request.headers.get("X-API-Key")):
+        key = environ.get("HTTP_X_API_KEY")
+        if not keys.valid(key):
             raise ProblemError("key-required", "The header X-API-Key is missing or holds no valid key")
-        seconds = rates.wait(caller(), g.start)
+        seconds = rates.wait(key if keys.digests and key else environ.get("REMOTE_ADDR", ""), start)
         if seconds:
             wait = {"Retry-After": str(math.ceil(seconds))}
             raise ProblemError("too-many", f"More than {parts.settings.rate_limit} for this caller", headers=wait)
 
     @app.after_request
     def leave(response: Response) -> Response:
-        response.headers["X-Request-ID"] = g.request_id
-        route = request.url_rule.rule if request.url_rule else "(none)"
-        status, seconds = response.status_code, time.perf_counter() - g.start
+        here, rule, method = g._get_current_object(), request.url_rule, request.environ["REQUEST_METHOD"]
+        response.headers["X-Request-ID"] = here.request_id
+        route = rule.rule if rule else "(none)"
+        status, seconds = response.status_code, time.perf_counter() - here.start
         counter = seen.get((route, status)) or seen.setdefault((route, status), metrics.requests.labels(route, status))
         counter.inc()
         timer = times.get(route) or times.setdefault(route, metrics.seconds.labels(route))
         timer.observe(seconds)
-        if "problem" in g:
-            metrics.problems.labels(g.problem).inc()
-        level = "error" if status >= 500 else "info"
+        kind = here.get("problem")
+        if kind:
+            metrics.problems.labels(kind).inc()
         log.write(
-            level,
+            "error" if status >= 500 else "info",
             "request",
-            request_id=g.request_id,
-            method=request.method if request.method in METHODS else "other",
+            request_id=here.request_id,
+            method=method if method in METHODS else "other",
             route=route,
             status=status,
             ms=round(seconds * 1000, 2),
-            **g.get("facts", {}),
-            problem=g.get("problem"),
+            problem=kind,
+            **here.get("facts", {}),
         )
         return response
 
@@ -209,11 +212,6 @@ def guard(app: Flask, parts: Parts) -> None:
 
 
 METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"})
-
-
-def caller() -> str:
-    """For whom requests are counted: the key, or the address where no key is needed."""
-    return request.headers.get("X-API-Key") or request.remote_addr or "unknown"
 
 
 # -- routes ------------------------------------------------------------------------------------------------------------
@@ -264,10 +262,11 @@ def routing(app: DocumentedApp, parts: Parts) -> None:
         responses={200: PredictResponse, **problem_response(*BODY_PROBLEMS, "not-available", "no-processor")},
     )
     def predict(body: PredictRequest) -> Response:
-        g.facts = {"merchant": body.merchant_id}
-        answer = answerer.answer(body, g.now)
-        g.facts |= {"prediction_id": answer.prediction_id, "approach": answer.approach}
-        g.facts |= {"fallback": answer.fallback_reason, "replayed": answer.replayed or None}
+        here = g._get_current_object()
+        here.facts = {"merchant": body.merchant_id}
+        answer = answerer.answer(body, here.now)
+        here.facts |= {"prediction_id": answer.prediction_id, "approach": answer.approach}
+        here.facts |= {"fallback": answer.fallback_reason, "replayed": answer.replayed or None}
         response = Response(answer.text, 200, content_type="application/json")
         response.headers["X-Prediction-Stored"] = "true" if answer.stored else "false"
         if answer.replayed:

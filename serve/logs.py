@@ -8,6 +8,7 @@ from typing import Any
 
 from smartrouter.core.cards import find_card_number
 
+ENCODE = json.JSONEncoder(ensure_ascii=True, default=str).encode  # built once: json.dumps builds one a call
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -19,7 +20,7 @@ class Log:
         level: str = "info",  # one of LEVELS
         descriptor: int = 1,  # standard output
     ):
-        self.least, self.descriptor = LEVELS[level], descriptor
+        self.least, self.descriptor, self.pid = LEVELS[level], descriptor, os.getpid()
         self.told: dict[str, tuple[float, int]] = {}  # key -> (when it was written last, how often it came since)
 
     def seldom(self, key: str) -> int | None:
@@ -35,11 +36,10 @@ class Log:
         """Write one record; fields that are None are left out. A log that cannot be written stops nothing."""
         if LEVELS[level] < self.least:
             return
-        record = {"time": round(time.time(), 3), "level": level, "event": event, "pid": os.getpid()}
+        record = {"time": round(time.time(), 3), "level": level, "event": event, "pid": self.pid}
         record |= {name: value for name, value in fields.items() if value is not None}
-        line = json.dumps(record, ensure_ascii=True, default=str)
         try:
-            os.write(self.descriptor, line.encode() + b"\n")
+            os.write(self.descriptor, ENCODE(record).encode() + b"\n")
         except OSError:
             return
 

@@ -4,7 +4,8 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import unquote
 
 from serve.problems import ProblemError
@@ -55,17 +56,20 @@ def check_exposure(host: str, keys: str) -> None:
         )
 
 
-def refuse_cards_outside_body(target: str, headers: Iterable[tuple[str, str]]) -> None:
-    """Raise `ProblemError` when the request line or a header holds a full card number."""
-    if find_card_number(target) is not None or ("%" in target and find_card_number(unquote(target)) is not None):
-        raise ProblemError("card-number", "A full card number was found in the URL", [fault("$url")])
-    if "+" in target and find_card_number(unquote(target.replace("+", " "))) is not None:
-        raise ProblemError("card-number", "A full card number was found in the URL", [fault("$url")])
-    for name, value in headers:
-        if len(value) >= 13 and find_card_number(value) is not None:
+def refuse_cards_outside_body(environ: Mapping[str, Any]) -> None:
+    """Raise `ProblemError` when the request line or a header of a WSGI request holds a full card number."""
+    path, query = environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")
+    if len(path) + len(query) >= 13:
+        for text in (path, query, unquote(path), unquote(query.replace("+", " "))):
+            if find_card_number(text) is not None:
+                raise ProblemError("card-number", "A full card number was found in the URL", [fault("$url")])
+    for name, value in environ.items():
+        if (
+            name[:5] == "HTTP_"
+            and (len(value) >= 13 or len(name) >= 18)
+            and (find_card_number(value) or find_card_number(name[5:].replace("_", "-")))
+        ):
             raise ProblemError("card-number", "A full card number was found in a header", [fault("$headers")])
-        if len(name) >= 13 and find_card_number(name) is not None:
-            raise ProblemError("card-number", "A full card number was found in a header's name", [fault("$headers")])
 
 
 def fault(path: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -258,12 +258,10 @@ class Store:
             self.path = Path(str(self.engine.url.database))
             self.writer, self.reader = (connect_file(self.path, durability) for _ in range(2))
 
-    @contextmanager
-    def writing(self, wait_s: float | None = None) -> Iterator[Any]:
+    def writing(self, wait_s: float | None = None) -> AbstractContextManager[Any]:
         """A cursor inside one write transaction; raises `StoreUnavailable`, and then nothing was written."""
         turn = embedded_transaction if self.embedded else server_transaction
-        with turn(self, self.wait_s if wait_s is None else wait_s) as cursor:
-            yield cursor
+        return turn(self, self.wait_s if wait_s is None else wait_s)
 
     def read(self, name: str, **values: Any) -> list[tuple[Any, ...]]:
         """Rows of one named statement, outside any write."""

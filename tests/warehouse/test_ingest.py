@@ -61,7 +61,7 @@ class Shop:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.settings: Any = SimpleNamespace(home=folder / "home", warehouse=f"duckdb:///{folder}/home/w.duckdb")
+        self.settings: Any = SimpleNamespace(home=folder / "state", warehouse=f"duckdb:///{folder}/state/w.duckdb")
         self.file = folder / "shop.csv"
 
     def ingest(self, *rows: str, mapping: str = MAPPING, header: str = HEADER, **options: Any) -> Any:
@@ -74,12 +74,12 @@ class Shop:
             return attempts(warehouse, merchant, empty_ok=True).to_pylist()
 
     def rejects(self) -> list[dict[str, Any]]:
-        path = self.folder / "home" / "ingest" / "shop.rejected.csv"
+        path = self.folder / "state" / "ingest" / "shop.rejected.csv"
         return pd.read_csv(path, keep_default_na=False).to_dict("records")
 
     @property
     def untouched(self) -> bool:
-        return not (self.folder / "home" / "w.duckdb").exists() and not (self.folder / "home" / "merchants").exists()
+        return not (self.folder / "state" / "w.duckdb").exists() and not (self.folder / "state" / "merchants").exists()
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_good_file(shop: Shop) -> None:
 
 def test_the_merchant_needs_no_code(shop: Shop) -> None:
     report = shop.ingest(*GOOD)
-    policy = load_policy("shop", shop.folder / "home")
+    policy = load_policy("shop", shop.folder / "state")
     assert policy.codes == ("WORLDPAY", "ELAVON") and policy.processor_id("WORLDPAY") == 76
     assert policy.by_code["ELAVON"].brands == {"VISA", "MASTERCARD"}
     assert yaml.safe_load(report.merchant_file.read_text())["processors"][0]["fees"]["success"] == 1.0
@@ -207,7 +207,7 @@ def test_card_numbers_stop_the_file(shop: Shop, number: str, place: str) -> None
     with pytest.raises(CardNumbersInFile) as caught:
         shop.ingest(row, header=HEADER.strip() + f",{extra}\n")
     assert "1111" not in str(caught.value) and shop.untouched
-    assert not (shop.folder / "home" / "ingest").exists()
+    assert not (shop.folder / "state" / "ingest").exists()
 
 
 def test_unmapped_columns_are_named(shop: Shop) -> None:
@@ -316,7 +316,7 @@ from smartrouter.warehouse.ingest import ingest
 from smartrouter.warehouse.mapping import parse_mapping
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = Path(sys.argv[1])
-settings = SimpleNamespace(home=folder / "home", warehouse=f"duckdb:///{folder}/home/w.duckdb")
+settings = SimpleNamespace(home=folder / "state", warehouse=f"duckdb:///{folder}/state/w.duckdb")
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
     ingest(folder / "shop.csv", parse_mapping((folder / "shop.yaml").read_text()), settings)
@@ -344,7 +344,7 @@ def test_places_that_cannot_be_written(shop: Shop, monkeypatch: pytest.MonkeyPat
     blocked = SimpleNamespace(home=shop.folder / "file", warehouse=shop.settings.warehouse)
     with pytest.raises(CannotWrite):
         ingest(shop.file, parse_mapping(MAPPING), blocked)
-    blocked = SimpleNamespace(home=shop.folder / "home", warehouse=f"duckdb:///{shop.folder}/file/w.duckdb")
+    blocked = SimpleNamespace(home=shop.folder / "state", warehouse=f"duckdb:///{shop.folder}/file/w.duckdb")
     with pytest.raises(CannotWrite):
         ingest(shop.file, parse_mapping(MAPPING), blocked)
     read_only = OSError(errno.EROFS, "Read-only file system")
@@ -463,7 +463,7 @@ def test_real_attempts(psp_file: Path, root: Path, shop: Shop) -> None:
     assert frame["approved"].mean() == pytest.approx(0.2025, abs=1e-3)
     assert set(frame["card_country"]) == {"DE", "AT", "CH"} and set(frame["brand"]) == {"VISA", "MASTERCARD", "DINERS"}
     assert frame["sequence_order"].max() == 10 and (frame["n_previous"] < frame["sequence_order"]).all()
-    policy = load_policy("psp", shop.folder / "home")
+    policy = load_policy("psp", shop.folder / "state")
     assert policy.codes == ("SIMPLECARD", "UK_CARD", "MONEYCARD", "GOLDCARD")
 
 

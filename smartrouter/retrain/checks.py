@@ -105,7 +105,8 @@ def failure_lines(
         elif kind == "not_nullable":
             lines.append(f"{column}: {words} in {len(part)} rows")
         else:
-            lines.append(f"{column}: {words} in {len(part)} rows, such as {part['failure_case'].iloc[0]!r}")
+            example = part["failure_case"].iloc[0]
+            lines.append(f"{column}: {words} in {len(part)} rows, such as {str(example)!r}")
     return lines
 
 # %% ../../nbs/retrain/checks.ipynb #choosable
@@ -148,7 +149,9 @@ def check_extract(
     """All checks of an extract, passed or not."""
     here = [name for name in NEEDED if name in table.column_names]
     frame = table.select(here).to_pandas()
-    faults = column_faults(frame) + [f"{n}: column is not there" for n in ("approved", "known_at") if n not in here]
+    faults = column_faults(frame)
+    named = {line.partition(":")[0] for line in faults}
+    faults += [f"{name}: column is not there" for name in NEEDED if name not in here and name not in named]
     columns = Check("columns", "error", not faults, listed(faults) or "as expected", "the attempts frame, unique ids")
     rows = Check(
         "rows", "error", len(frame) >= plan.least_rows, f"{len(frame):,} attempts", f"at least {plan.least_rows:,}"

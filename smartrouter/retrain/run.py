@@ -231,7 +231,7 @@ def exit_code_of(
 
 # %% ../../nbs/retrain/run.ipynb #PLOT
 PLOT = "application/vnd.plotly.v1+json"
-FETCHED = re.compile(r"<script[^>]*\ssrc=\"https?://[^>]*></script>")
+FETCHED = re.compile(r"<script[^>]*\ssrc=\"https?://[^>]*>\s*</script>")
 
 
 def drawn(

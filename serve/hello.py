@@ -3,6 +3,7 @@
 It runs as a process of its own beside the service (`python -m serve.hello`), so that the service carries nothing of it.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -78,4 +79,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is meant for the service
+        main()

@@ -132,8 +132,8 @@ class Answerer:
 
     def record(self, request: PredictRequest, body: str, answered: dict[str, Any], now: float) -> Answer:
         """Store the answer, or find the one stored before; an answer that cannot be stored says so."""
-        text = ENCODE(answered)
-        decision = answered["decision"]
+        answered["stored"] = self.store is not None
+        text, decision = ENCODE(answered), answered["decision"]
         facts = (answered["prediction_id"], decision["approach"], decision["fallback_reason"])
         if self.store is None:
             return Answer(text, False, False, *facts)

@@ -43,7 +43,7 @@ from smartrouter.feedback.store import Receipt, Store, StoreUnavailable, check, 
 
 RETRY_AFTER_S = "2"
 ROUTING, OUTCOMES, OPERATIONS = Tag(name="routing"), Tag(name="feedback"), Tag(name="operations")
-KEY = [{"key": []}]
+KEY: list[dict[str, list[Any]]] = [{"key": []}]
 
 
 class DocumentedApp(OpenAPI):
@@ -97,10 +97,9 @@ def create_app(
 ) -> Flask:
     """The application over a store that `feedback.store.upgrade` has prepared; starts its background thread."""
     check_exposure(settings.host, settings.api_keys)
-    if decide is None or load_model is None:
-        from serve import model
+    from serve import model  # here: tests without a model need no numpy
 
-        decide, load_model = decide or model.decide, load_model or model.load_model
+    decide, load_model = decide or model.decide, load_model or model.load_model
     log, metrics = log or Log(settings.log_level), Metrics()
     store = Store(settings.store, settings.durability)
     merchants = Merchants(settings, store, load_model, log, metrics)
@@ -217,7 +216,7 @@ METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"}
 # -- routes ------------------------------------------------------------------------------------------------------------
 
 
-def problem_response(*slugs: str) -> dict[str, Any]:
+def problem_response(*slugs: str) -> dict[Any, Any]:
     """The document's responses of some problems."""
     from serve.problems import KINDS
 

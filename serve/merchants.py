@@ -27,11 +27,25 @@ PAGE = 500  # outcomes a read
 class Model(Protocol):
     """A loaded model with its feature state; built once a release, used by many threads."""
 
-    name: str
-    version: str
-    known_until: float  # epoch seconds: outcomes that the release already knows
-    created_at: float  # epoch seconds
-    feature_contract: str | None
+    @property
+    def name(self) -> str:
+        """Such as processor_selector.volaris."""
+
+    @property
+    def version(self) -> str:
+        """Of the release."""
+
+    @property
+    def known_until(self) -> float:
+        """Epoch seconds: outcomes that the release knows from its training."""
+
+    @property
+    def created_at(self) -> float:
+        """Epoch seconds."""
+
+    @property
+    def feature_contract(self) -> str | None:
+        """Version of the features that it was trained on."""
 
     def probabilities(self, request: Any, processors: Any, now_ms: int) -> Any:
         """Approval probability of each processor."""
@@ -90,7 +104,8 @@ class Merchants:
         self.settings, self.store, self.load_model, self.log, self.metrics = settings, store, load_model, log, metrics
         self.now: dict[str, Merchant] = {}
         self.seen: dict[tuple[str, str], tuple[Stamp, float]] = {}  # (merchant, what) -> (stamp, try again at)
-        self.last, self.applied, self.lag_s = 0, 0, None
+        self.last, self.applied = 0, 0
+        self.lag_s: float | None = None
         self.refused: dict[str, str] = {}  # merchants whose very policy cannot be read
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.work, name="merchants", daemon=True)

@@ -5,6 +5,7 @@ worker is asked adds them all up.
 """
 
 import os
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -22,7 +23,7 @@ class Metrics:
         if os.environ.get(FOLDER) and values.ValueClass is values.MutexValue:
             raise RuntimeError("prometheus_client was loaded before its folder was announced: workers would not add up")
         self.registry = CollectorRegistry()
-        make = {"registry": self.registry, "namespace": "smartrouter"}
+        make: dict[str, Any] = {"registry": self.registry, "namespace": "smartrouter"}
         self.requests = Counter("requests", "Answered requests", ["route", "status"], **make)
         self.seconds = Histogram("request_seconds", "Time from parsing to answer", ["route"], buckets=SECONDS, **make)
         self.decisions = Counter("decisions", "Rankings by how they came about", ["approach", "fallback"], **make)

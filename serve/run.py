@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 from pathlib import Path
 
 from serve.rates import Rates
@@ -13,7 +12,8 @@ from smartrouter.feedback.store import upgrade
 from smartrouter.rules.policy import load_policy
 
 BLOCKING_THREADS = 4  # per worker: a thread waits while the store or a slow model is waited for
-BACKLOG = 1024
+BACKLOG = 1024  # connections that may wait to be accepted
+BACKPRESSURE = 256  # requests taken on at the same time, per worker
 TARGET = "serve.app:worker_app"  # what each worker loads and calls
 
 
@@ -78,7 +78,7 @@ def main(settings: Settings, target: str = TARGET) -> None:
         http1_settings=HTTP1Settings(header_read_timeout=10_000),
         websockets=False,
         backlog=BACKLOG,
-        backpressure=int(os.environ.get("SR_BACKPRESSURE", "64")),
+        backpressure=BACKPRESSURE,
         blocking_threads=int(os.environ.get("SR_THREADS", BLOCKING_THREADS)),
         respawn_failed_workers=True,
         respawn_interval=0.5,
@@ -90,4 +90,4 @@ def main(settings: Settings, target: str = TARGET) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Settings.load()))
+    main(Settings.load())

@@ -27,7 +27,7 @@ class Respawned(dict[int, float]):
         return super().get(index, default)
 
 
-class Server(Granian):
+class Server(Granian):  # type: ignore[valid-type,misc]  # MPServer or MTServer, by the interpreter
     """The server of `serve.run`."""
 
     def __init__(self, *given: Any, **named: Any):

@@ -15,11 +15,9 @@ from alembic.migration import MigrationContext
 from smartrouter.feedback import store as module
 from smartrouter.feedback.outcome import Feedback, digest
 from smartrouter.feedback.store import (
-    METADATA,
     KeyReused,
     Store,
     StoreUnavailable,
-    UrlRefused,
     check,
     connect_file,
     counts,
@@ -32,6 +30,7 @@ from smartrouter.feedback.store import (
     save_prediction,
     upgrade,
 )
+from smartrouter.feedback.tables import METADATA, UrlRefused
 
 NOW = 1_776_254_400.0
 SERVER = os.environ.get("TEST_POSTGRES_URL", "")  # an empty database of a server; its tables are dropped

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smartrouter.core.cards import luhn
+from serve.body import suspect
+from serve.schemas import EXAMPLE
+from smartrouter.core.cards import CardNumberRefused, luhn, refuse_card_numbers
 
 PREDICT, FEEDBACK, BATCH = "/api/v1/ml/predict", "/api/v1/ml/feedback", "/api/v1/ml/feedback/batch"
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -143,3 +145,32 @@ def test_nothing_of_it_stays(client, parts, tmp_path, logfile):
 )
 def test_ids_with_letters_pass(client, identifier):
     assert client.post(PREDICT, json=base() | {"transaction_id": identifier}).status_code == 200
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=30)
+    | written
+    | numbers.map(int),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=20) | written, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(value=json_values, ascii_only=st.booleans(), number=numbers)
+def test_no_text_with_a_card_number_escapes_the_quick_look(value, ascii_only, number):
+    """`suspect` may send too much to the thorough search, never too little."""
+    for document in (value, [value, float(number)], {"a": f"x {number}"}):
+        text = json.dumps(document, ensure_ascii=ascii_only)
+        try:
+            refuse_card_numbers(json.loads(text))
+        except CardNumberRefused:
+            assert suspect(text)
+
+
+def test_ordinary_payments_take_the_quick_way():
+    assert not suspect(json.dumps(EXAMPLE))

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FACTS', 'NUMERIC', 'OPERATORS', 'ORDERED', 'RulesRefused', 'NoRules', 'Condition', 'Rule', 'RuleSet', 'arranged',
            'parse_rules', 'ruled', 'parse_rule', 'flag', 'member_code', 'parse_condition', 'is_number', 'unreachable',
-           'to_json', 'from_json', 'load_rules', 'sync_rules', 'matching_rule', 'holds_in', 'choose']
+           'to_json', 'from_json', 'load_rules', 'sync_rules', 'matching_rule', 'holds_in', 'tried_in_payment',
+           'choose']
 
 # %% ../../nbs/rules/static.ipynb #imports
 import hashlib
@@ -354,19 +355,35 @@ def holds_in(
     inside = column.isin(wanted)
     return ((inside if condition.operator in ("eq", "in") else ~inside) & column.notna()).to_numpy(dtype=bool)
 
+# %% ../../nbs/rules/static.ipynb #tried_in_payment
+def tried_in_payment(
+    frame: "pd.DataFrame",  # attempts frame
+) -> "pd.Series":
+    """Processors tried earlier in the same payment, as "A|B": the last `sequence_order` - 1 of the order's."""
+    import pandas as pd
+
+    if "previous_processors" not in frame:
+        return pd.Series("", frame.index, dtype=object)
+    before = frame["previous_processors"].fillna("").astype(object)
+    if "sequence_order" not in frame:
+        return before
+    number = frame["sequence_order"].fillna(1).astype(int)
+    retry = (number > 1) & (before != "")
+    kept = ["|".join(b.split("|")[-(n - 1) :]) for b, n in zip(before[retry], number[retry], strict=True)]
+    return pd.Series("", frame.index, dtype=object).where(~retry, pd.Series(kept, before.index[retry], dtype=object))
+
 # %% ../../nbs/rules/static.ipynb #choose
 def choose(
     rules: RuleSet,
     frame: "pd.DataFrame",  # attempts frame: brand, currency and the facts that rules look at
     policy: MerchantPolicy,  # eligibility and default order
 ) -> "pd.DataFrame":
-    """Per row: `processor` (first choice not yet tried in `previous_processors`), `order` ("A|B|C"), `rule_id`."""
+    """Per row: `processor` (first choice not yet tried in this payment), `order` ("A|B|C"), `rule_id`."""
     import numpy as np
     import pandas as pd
 
     index = matching_rule(rules, frame)
-    nothing = pd.Series(None, frame.index, dtype=object)
-    tried = frame["previous_processors"].fillna("") if "previous_processors" in frame else nothing.fillna("")
+    tried = tried_in_payment(frame)
     keys = pd.DataFrame({"rule": index, "brand": frame["brand"], "currency": frame["currency"], "tried": tried})
     place, distinct = pd.factorize(pd.MultiIndex.from_frame(keys))
     answers = []

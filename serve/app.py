@@ -43,7 +43,6 @@ from smartrouter.feedback.store import Receipt, Store, StoreUnavailable, check, 
 
 RETRY_AFTER_S = "2"
 ROUTING, OUTCOMES, OPERATIONS = Tag(name="routing"), Tag(name="feedback"), Tag(name="operations")
-KEY: list[dict[str, list[Any]]] = [{"key": []}]
 
 
 class DocumentedApp(OpenAPI):
@@ -252,12 +251,15 @@ def with_example(example: Any) -> dict[str, Any]:
 def routing(app: DocumentedApp, parts: Parts) -> None:
     """Predict and feedback."""
     answerer, store, metrics = parts.answerer, parts.store, parts.metrics
+    key: list[dict[str, list[Any]]] = [{"key": []}]
+    if not parts.settings.api_keys:
+        key.append({})  # OpenAPI's way to say that none is needed
 
     @app.post(
         "/api/v1/ml/predict",
         summary="Rank the processors for one payment",
         tags=[ROUTING],
-        security=KEY,
+        security=key,
         responses={200: PredictResponse, **problem_response(*BODY_PROBLEMS, "not-available", "no-processor")},
     )
     def predict(body: PredictRequest) -> Response:
@@ -277,7 +279,7 @@ def routing(app: DocumentedApp, parts: Parts) -> None:
         summary="Record the outcome of one attempt",
         description="202 means durable on disk. The same event sent again counts once.",
         tags=[OUTCOMES],
-        security=KEY,
+        security=key,
         responses={202: FeedbackReceipt, **problem_response(*BODY_PROBLEMS, "store-unavailable")},
     )
     def feedback(body: Feedback) -> Response:
@@ -294,7 +296,7 @@ def routing(app: DocumentedApp, parts: Parts) -> None:
         summary="Record up to 1000 outcomes",
         description="Each event is checked and answered on its own: 202 all durable, 207 some refused.",
         tags=[OUTCOMES],
-        security=KEY,
+        security=key,
         responses={202: BatchResponse, 207: BatchResponse, **problem_response(*BODY_PROBLEMS, "store-unavailable")},
     )
     def feedback_batch(body: FeedbackBatch) -> Response:

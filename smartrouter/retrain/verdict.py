@@ -248,6 +248,7 @@ def publish(
     runs = record_runs(job, data, table, candidates, registry, now)
     if verdict.decision == "reject" or verdict.copy:
         return Published(run_ids=runs)
+    Path(job.settings.home).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=job.settings.home, prefix=".release-") as scratch:
         release = Path(scratch) / "release"
         write_candidate(job, data, table, chosen, verdict, release)

@@ -128,7 +128,10 @@ def test_rules_are_synced_and_shown(ask, home, small_world):
     assert ask("rules", "show").exit_code == 2
     missing = ask("rules", "sync")
     assert missing.exit_code == 2 and "Traceback" not in missing.output
-    assert ask("rules", "sync", warehouse=f"duckdb:///{small_world}/warehouse.duckdb").exit_code == 0 and (home / "rules" / "volaris.json").exists()
+    assert (
+        ask("rules", "sync", warehouse=f"duckdb:///{small_world}/warehouse.duckdb").exit_code == 0
+        and (home / "rules" / "volaris.json").exists()
+    )
     shown = ask("rules", "show")
     assert shown.exit_code == 0 and "AMEX" in shown.output and "always" in shown.output
 

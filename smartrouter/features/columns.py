@@ -44,6 +44,8 @@ NUMBERS = {  # column -> path in the request
     "infants": "airline.infants",
     "sequence_order": "attempt.sequence_order",
 }
+
+# %% ../../nbs/features/columns.ipynb #TEXTS
 TEXTS = {  # column -> path in the request; each becomes a category code
     "brand": "card.brand",
     "bank": "card.bank",

@@ -34,7 +34,7 @@ class Replayed:
         counts = (self.offline != self.live).sum(axis=0)
         return {FEATURE_NAMES[i]: int(counts[i]) for i in np.flatnonzero(counts)}
 
-
+# %% ../../nbs/features/replay.ipynb #replay
 def replay(
     table: Any,  # pyarrow.Table of the attempts frame, from the beginning of the history
     data: Dataset,  # built from that table
@@ -50,7 +50,8 @@ def replay(
     codes, values = dictionary(table, "processor")
     known = np.array([data.lookups.processors.index(v) if v in data.lookups.processors else 0 for v in values])[codes]
     kinds = kinds_of(table, numeric(table, "approved"))
-    state, waiting, live, seconds = LiveState(data.lookups), [], [], []
+    waiting: list[tuple[int, int, int]] = []  # (known at, index, index) of outcomes on their way
+    state, live, seconds = LiveState(data.lookups), [], []
     for index, (row, request) in enumerate(zip(rows, requests, strict=True)):
         now_ms = int(data.columns["at_ms"][index])
         while waiting and waiting[0][0] < now_ms:

@@ -128,7 +128,8 @@ def as_arrays(
             nodes[at] = [place[cut.attribute], limit, child, 0.0]
             nodes += [[0, np.inf, child, 0.0], [0, np.inf, child + 1, 0.0]]
             waiting += [(node.neg_child, child, depth + 1), (node.pos_child, child + 1, depth + 1)]
-    feature, threshold, child, value = (np.array(column) for column in zip(*nodes, strict=True))
+    columns: list[np.ndarray] = [np.array(column) for column in zip(*nodes, strict=True)]
+    feature, threshold, child, value = columns
     return {
         "feature": feature.astype(np.int32),
         "threshold": threshold.astype(np.float32),

@@ -204,7 +204,7 @@ def verify(
         found = listed(problems) or "its manifest lists no files"
         raise ReleaseCorrupt(f"release {folder}: {found}", "the files of its manifest", "Restore it, or roll back")
 
-
+# %% ../../nbs/models/package.ipynb #Release
 @dataclass(frozen=True)
 class Release:
     """A loaded release."""

@@ -75,6 +75,8 @@ TEXTS = {  # column -> path in the request; each becomes a category code
     "prev_error_category": "",
     "prev_advice_code": "",
 }
+
+# %% ../../nbs/features/columns.ipynb #KEYS
 KEYS = {"user_id": "user.user_id", "bin": "card.bin", "last_four": "card.last_four"}  # hashed, never a category
 HASHED = (
     "bin",

@@ -129,11 +129,11 @@ def as_arrays(
             nodes += [[0, np.inf, child, 0.0], [0, np.inf, child + 1, 0.0]]
             waiting += [(node.neg_child, child, depth + 1), (node.pos_child, child + 1, depth + 1)]
     columns: list[np.ndarray] = [np.array(column) for column in zip(*nodes, strict=True)]
-    feature, threshold, child, value = columns
+    feature, threshold, children, value = columns
     return {
         "feature": feature.astype(np.int32),
         "threshold": threshold.astype(np.float32),
-        "child": child.astype(np.int32),
+        "child": children.astype(np.int32),
         "value": value.astype(np.float32),
         "roots": np.array(roots, dtype=np.int32),
         "depth": np.array(deepest),

@@ -40,7 +40,15 @@ def airline(
 ) -> Columns:
     """Return the airline family, float [n] each; NaN where the trip is unknown."""
     window = np.maximum(c["departure_ms"] - c["at_ms"], 0.0) / DAY_MS
-    same = ("is_international", "carrier", "flights", "passengers", "round_trip", "origin", "destination")
+    same: tuple[str, ...] = (
+        "is_international",
+        "carrier",
+        "flights",
+        "passengers",
+        "round_trip",
+        "origin",
+        "destination",
+    )
     same += ("service_class", "frequent_flyer")
     known = ~np.isnan(window)
     return {name: c[name] for name in same} | {
@@ -56,4 +64,5 @@ def airline(
 
 def people(c: Columns) -> np.ndarray:
     """Return children plus infants, absent ones counting as none."""
-    return sum(np.where(np.isnan(c[n]), 0, c[n]) for n in ("children", "infants"))
+    children, infants = (np.where(np.isnan(c[n]), 0, c[n]) for n in ("children", "infants"))
+    return children + infants

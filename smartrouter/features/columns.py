@@ -272,7 +272,7 @@ def singles(
     kind: type,  # numpy type
 ) -> Columns:
     """Return columns of length 1: slices of one array, because making one array costs as much as making it long."""
-    block = np.array(list(values.values()), dtype=kind)
+    block: np.ndarray = np.array(list(values.values()), dtype=kind)
     return {name: block[i : i + 1] for i, name in enumerate(values)}
 
 

@@ -64,7 +64,16 @@ def transaction(
     """Return the transaction family, float [n] each."""
     angle = c["hour"] * (2 * np.pi / 24)
     to, since = paydays(c["day"], c["month_days"])
-    same = ("currency", "order_type", "mcc", "channel", "site", "initiation", "fraud_risk_score", "fraud_risk_level")
+    same: tuple[str, ...] = (
+        "currency",
+        "order_type",
+        "mcc",
+        "channel",
+        "site",
+        "initiation",
+        "fraud_risk_score",
+        "fraud_risk_level",
+    )
     same += ("three_ds", "hour", "weekday", "weather", "country", "state", "latitude", "longitude")
     same += ("amount_log", "amount_rank", "amount_band", "is_home_currency")
     return {name: c[name] for name in same} | {

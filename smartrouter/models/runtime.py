@@ -49,7 +49,7 @@ class Linear:
         return X @ self.weight + self.table[np.arange(len(self.category)), codes].sum(axis=1) + self.start
 
 # %% ../../nbs/models/runtime.ipynb #FAMILIES
-FAMILIES = {"forest": Forest, "linear": Linear}
+FAMILIES: Mapping[str, type["Forest"] | type["Linear"]] = {"forest": Forest, "linear": Linear}
 
 
 class Runtime:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..features.matrix import FEATURE_NAMES
 from .fitted import Fitted
+from .runtime import ZERO, without_zeros
 
 # %% ../../nbs/models/forest.ipynb #train
 def train(
@@ -78,9 +79,9 @@ def as_columns(
     names: tuple[str, ...],  # of all columns
     used: Sequence[str] | None = None,  # default: all
 ) -> dict[str, np.ndarray]:
-    """Return the matrix as named columns, the form that ydf takes."""
+    """Return the matrix as named columns without exact zeros, the form that ydf takes."""
     wanted = set(names if used is None else used)
-    return {name: np.ascontiguousarray(X[:, i]) for i, name in enumerate(names) if name in wanted}
+    return {name: without_zeros(X[:, i]) for i, name in enumerate(names) if name in wanted}
 
 
 def bulk_logit(model: Any, names: tuple[str, ...]):
@@ -152,6 +153,7 @@ def forest_function(
     used = set(fitted.native.input_feature_names())
 
     def logit(X):
+        X = tf.where(X == 0, ZERO, X)
         p = tf.cast(
             tf.reshape(inner({name: X[:, i] for i, name in enumerate(names) if name in used}), [-1]), tf.float64
         )

@@ -1,0 +1,155 @@
+"""One contract suite over every family: what any fitted model owes to packaging, evaluation and serving."""
+
+import numpy as np
+import pytest
+
+from smartrouter.features.dataset import build
+from smartrouter.features.matrix import CONTRACT_VERSION, FEATURE_NAMES
+from smartrouter.models import calibrate, forest, linear
+from smartrouter.models.package import (
+    Predictor,
+    ReleaseCorrupt,
+    ReleaseMissing,
+    champion,
+    load_release,
+    load_tensorflow,
+    stamp,
+    write_json,
+    write_release,
+)
+from smartrouter.models.runtime import FAMILIES
+from smartrouter.warehouse.connect import connect
+from smartrouter.warehouse.queries import attempts
+
+PROCESSORS = ("WORLDPAY", "MIT", "ELAVON", "AMEX")
+TRAINERS = {
+    "linear": lambda X, y: linear.train(X, y, iterations=60),
+    "forest": lambda X, y: forest.train(X, y, trees=30, min_examples=50),
+}
+
+
+@pytest.fixture(scope="module")
+def data(small_warehouse):
+    """The dataset of the small simulated merchant."""
+    with connect(small_warehouse) as warehouse:
+        return build(attempts(warehouse, "volaris"), processors=PROCESSORS, learn=PROCESSORS[:3])
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def family(request):
+    """Every family that the runtime knows."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def fitted(family, data):
+    """One trained model of the family."""
+    early, _, _ = data.splits.masks(data.at_ms)
+    return TRAINERS[family](data.X[early], data.y[early])
+
+
+@pytest.fixture(scope="module")
+def release(fitted, data, tmp_path_factory):
+    """The model as a release folder, version 3."""
+    _, middle, _ = data.splits.masks(data.at_ms)
+    codes = data.X[middle][:, FEATURE_NAMES.index("processor")].astype(int)
+    calibration = calibrate.fit(fitted.logit(data.X[middle]), data.y[middle], codes, len(PROCESSORS))
+    name = "processor_selector.volaris"
+    folder = tmp_path_factory.mktemp("releases") / name / "3"
+    write_release(folder, name=name, fitted=fitted, calibration=calibration, data=data, learnt=PROCESSORS[:3])
+    stamp(folder, "3")
+    return folder
+
+
+def test_a_family_beats_the_constant_forecast(fitted, data):
+    early, _, last = data.splits.masks(data.at_ms)
+    z, y = fitted.logit(data.X[last]), data.y[last]
+    rate = data.y[early].mean()
+    constant = -np.mean(y * np.log(rate) + (1 - y) * np.log(1 - rate))
+    assert np.mean(np.logaddexp(0, z) - y * z) < constant
+
+
+def test_bulk_and_runtime_scores_agree(fitted, data):
+    own = FAMILIES[fitted.family](fitted.arrays).logit(data.X[-3_000:])
+    assert np.abs(own - fitted.logit(data.X[-3_000:])).max() < 1e-4
+
+
+def test_training_twice_gives_the_same_model(family, fitted, data):
+    early, _, _ = data.splits.masks(data.at_ms)
+    again = TRAINERS[family](data.X[early], data.y[early])
+    assert all(np.array_equal(fitted.arrays[name], again.arrays[name]) for name in fitted.arrays)
+
+
+def test_importance_names_every_feature_and_sums_to_one(fitted):
+    assert set(fitted.importance) == set(FEATURE_NAMES)
+    assert abs(sum(fitted.importance.values()) - 1) < 1e-6
+
+
+def test_the_runtime_equals_the_saved_model(release, data):
+    loaded = load_release(release)
+    artifact = load_tensorflow(release / "saved_model")
+    rows = data.X[-3_000:]
+    assert np.abs(loaded.runtime.probabilities(rows) - artifact(rows)).max() < 1e-6
+
+
+def test_a_loaded_release_ranks_a_request_and_learns_an_outcome(release):
+    predictor = Predictor(load_release(release))
+    request = {"order": {"amount": 900, "currency": "MXN"}, "card": {"bin": "415231", "brand": "VISA", "bank": "BBVA"}}
+    now = predictor.release.manifest["known_until_ms"] + 60_000
+    before = predictor.probabilities(request, PROCESSORS[:3], now)
+    assert ((before > 0) & (before < 1)).all() and predictor.version == "3"
+    outcome = {"request": request, "processor": "MIT", "outcome": "soft", "at": now / 1000, "known_at": now / 1000}
+    assert predictor.apply(outcome) and not predictor.apply(outcome | {"processor": "NEVER_SEEN"})
+    after = predictor.release.state.features(request, ("MIT",), now + 1_000)
+    assert after.shape == (1, len(FEATURE_NAMES))
+
+
+def test_a_processor_never_seen_in_training_is_not_guessed(release):
+    predictor = Predictor(load_release(release))
+    with pytest.raises(KeyError):
+        predictor.probabilities({"order": {"amount": 1, "currency": "MXN"}, "card": {}}, ["NEVER_SEEN"], 0)
+
+
+@pytest.mark.parametrize("name", ["runtime.npz", "lookups.json", "history/rate_rows.npy", "model_card.md"])
+def test_a_changed_or_missing_file_is_named(release, tmp_path, name):
+    import shutil
+
+    copy = tmp_path / "3"
+    shutil.copytree(release, copy)
+    with (copy / name).open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(ReleaseCorrupt, match=f"{name} differs"):
+        load_release(copy)
+    (copy / name).unlink()
+    with pytest.raises(ReleaseCorrupt, match=f"{name} is missing"):
+        load_release(copy)
+
+
+def test_a_release_of_another_contract_is_refused(release, tmp_path):
+    import shutil
+
+    from smartrouter.features.contract import ContractMismatch
+    from smartrouter.models.package import read_manifest
+
+    copy = tmp_path / "3"
+    shutil.copytree(release, copy)
+    write_json(copy / "manifest.json", read_manifest(copy) | {"contract": "0-00000000"})
+    with pytest.raises(ContractMismatch, match=CONTRACT_VERSION):
+        load_release(copy)
+
+
+def test_a_folder_without_a_manifest_is_no_release(tmp_path):
+    with pytest.raises(ReleaseMissing, match="no release"):
+        load_release(tmp_path)
+
+
+def test_the_champion_pointer_is_read_or_refused(tmp_path):
+    folder = tmp_path / "processor_selector.volaris"
+    assert champion(tmp_path, folder.name) is None
+    folder.mkdir()
+    write_json(folder / "champion.json", {"version": "12"})
+    assert champion(tmp_path, folder.name) == folder / "12"
+    for bad in ('{"version": "../../etc"}', "{", "[]", '{"other": 1}'):
+        (folder / "champion.json").write_text(bad)
+        with pytest.raises(ReleaseCorrupt, match=r"champion\.json"):
+            champion(tmp_path, folder.name)

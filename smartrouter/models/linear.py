@@ -7,6 +7,7 @@ __all__ = ['CATEGORY', 'NUMERIC', 'MOST_ROWS', 'design', 'train', 'as_arrays', '
 
 # %% ../../nbs/models/linear.ipynb #imports
 import time
+import warnings
 
 import numpy as np
 
@@ -50,6 +51,7 @@ def train(
     iterations: int = 200,
 ) -> Fitted:
     """Fit the pooled linear model."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     began = time.perf_counter()
@@ -57,9 +59,12 @@ def train(
     mean, scale = X[:, NUMERIC].mean(axis=0, dtype=np.float64), X[:, NUMERIC].std(axis=0, dtype=np.float64)
     scale = np.where(scale < 1e-6, 1.0, scale)
     codes = int(X[:, CATEGORY].max()) + 1
-    model = LogisticRegression(C=strength, max_iter=iterations).fit(design(X, mean, scale, max(codes, 2)), y)
+    with warnings.catch_warnings():  # stopping at `iterations` is a choice here, not an accident; the facts say so
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LogisticRegression(C=strength, max_iter=iterations).fit(design(X, mean, scale, max(codes, 2)), y)
     arrays = as_arrays(model.coef_[0], float(model.intercept_[0]), mean, scale, max(codes, 2))
-    facts = {"rows": len(X), "strength": strength, "seconds": round(time.perf_counter() - began, 1)}
+    done = {"iterations": int(model.n_iter_[0]), "converged": bool(model.n_iter_[0] < iterations)}
+    facts = done | {"rows": len(X), "strength": strength, "seconds": round(time.perf_counter() - began, 1)}
     return Fitted("linear", arrays, None, facts, importance(arrays, X))
 
 # %% ../../nbs/models/linear.ipynb #as_arrays

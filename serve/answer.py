@@ -21,8 +21,6 @@ from smartrouter.rules.policy import eligible, hard_rule
 
 TOP = 3  # processors in an answer
 STORE_WAIT_S = 1.0  # how long an answer waits for its place on disk; the usual wait is under a millisecond
-STORE_WAIT_AFTER_FAILURES_S = 0.02  # while the store is known to fail, payments do not queue for it
-FAILURES = 3  # in a row, until it is known
 
 ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # built once: json.dumps builds one a call
 Decide = Callable[..., Any]  # smartrouter.router.decide.decide
@@ -82,7 +80,6 @@ class Answerer:
         self.settings, self.store, self.merchants, self.decide = settings, store, merchants, decide
         self.metrics, self.log, self.deadline = metrics, log, Deadline()
         self.ways: dict[tuple[str, str], Any] = {}  # counters of metrics.decisions
-        self.failures = 0  # of the store, in a row; a lost update between threads does no harm
 
     def answer(self, request: PredictRequest, now: float) -> Answer:
         """Rank one payment; raises `ProblemError` only for faults of the request."""
@@ -137,15 +134,12 @@ class Answerer:
         facts = (answered["prediction_id"], decision["approach"], decision["fallback_reason"])
         if self.store is None:
             return Answer(text, False, False, *facts)
-        wait = STORE_WAIT_S if self.failures < FAILURES else STORE_WAIT_AFTER_FAILURES_S
         try:
-            saved = save_prediction(self.store, row_of(request, body, answered, text, now), wait)
-            self.failures = 0
+            saved = save_prediction(self.store, row_of(request, body, answered, text, now), STORE_WAIT_S)
         except KeyReused as error:
             reason = f"{error.given}. {error.remedy}"
             raise ProblemError("key-reused", reason, [{"path": "$.transaction_id", "reason": error.given}]) from None
         except StoreUnavailable as error:
-            self.failures += 1
             self.metrics.not_stored.labels(error.cause).inc()
             self.log.failure("prediction_not_stored", error, cause=error.cause, prediction_id=facts[0])
             answered["stored"] = False

@@ -162,11 +162,14 @@ def open_engine(
             raise UrlRefused(f"store URL of kind {parsed.drivername}", "sqlite with a file, or postgresql", remedy)
         if parsed.get_backend_name() == "sqlite":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        return sa.create_engine(parsed, pool_size=4, max_overflow=12, pool_timeout=2.0)
+        limits = {"connect_timeout": 2} if parsed.get_backend_name() == "postgresql" else {}
+        return sa.create_engine(parsed, pool_size=4, max_overflow=12, pool_timeout=2.0, connect_args=limits)
     except sa.exc.ArgumentError:
         raise UrlRefused("a store URL that cannot be read", "a SQLAlchemy URL", remedy) from None
     except ModuleNotFoundError as error:
-        raise UrlRefused(f"driver {error.name}", "an installed database driver", f"pip install {error.name}") from None
+        raise UrlRefused(
+            f"driver {error.name}", "an installed database driver", f"pip install '{error.name}[binary]'"
+        ) from None
     except OSError as error:
         raise StoreUnavailable("unreachable", str(error)) from error
 

@@ -328,3 +328,24 @@ def test_ids_sort_by_time_and_never_look_like_a_card_number():
 
 def test_sqlite_is_new_enough_for_what_is_used():
     assert sqlite3.sqlite_version_info >= (3, 35)  # RETURNING
+
+
+def test_a_store_that_keeps_failing_turns_callers_away_at_once_and_recovers(file_store, tmp_path):
+    other = connect_file(tmp_path / "store.db")
+    other.execute("BEGIN IMMEDIATE")
+    waits = []
+    for number in range(8):
+        start = time.monotonic()
+        with pytest.raises(StoreUnavailable) as caught:
+            save_feedback(file_store, [event("p1", f"e{number}")], NOW) if number % 2 else save_prediction(
+                file_store, prediction(f"tx-{number}"), wait_s=0.1
+            )
+        assert caught.value.cause == "busy"
+        waits.append(time.monotonic() - start)
+        file_store.wait_s = 0.1
+    assert all(wait >= 0.1 for wait in waits[:3]) and max(waits[3:]) < 0.05
+    other.execute("ROLLBACK")
+    other.close()
+    time.sleep(0.3)
+    assert save_feedback(file_store, [event()], NOW) == ["kept"]
+    assert file_store.failures == 0

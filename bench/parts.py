@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "var" / "bench"
 REAL = Path(os.environ.get("PSP_ATTEMPTS", ROOT.parent / "shared" / "data" / "psp_attempts.csv"))

@@ -7,8 +7,10 @@ import time
 
 import pytest
 
+from serve.app import create_app
+from serve.logs import Log
 from serve.schemas import EXAMPLE, PredictResponse
-from smartrouter.feedback.store import connect_file, counts
+from smartrouter.feedback.store import connect_file, counts, upgrade
 
 PREDICT = "/api/v1/ml/predict"
 
@@ -207,3 +209,28 @@ def test_a_locked_store_does_not_hold_payments_up_for_long(client, parts, paymen
     assert client.post(PREDICT, json=payment).json["stored"] is True
     assert client.get("/ready").status_code == 200
     assert sum(waits) < 2.0
+
+
+def test_the_real_router_answers_by_rules_and_hard_rule(settings, payment, logfile):
+    """No stand-ins: the package's own router, with a broken release in place of a model."""
+    release = settings.releases / "processor_selector.volaris"
+    (release / "1").mkdir(parents=True)
+    (release / "champion.json").write_text('{"version": "1"}')
+    upgrade(settings.store)
+    with open(logfile, "ab", buffering=0) as stream:
+        app = create_app(settings, log=Log("info", stream.fileno()))
+        try:
+            client = app.test_client()
+            answer = client.post(PREDICT, json=payment)
+            assert PredictResponse.model_validate(answer.json).decision.fallback_reason == "model_missing"
+            assert [r["processor"] for r in answer.json["ranking"]] == ["WORLDPAY", "MIT", "ELAVON"]
+            amex = {**payment, "transaction_id": "tx-2", "card": {"bin": "371449", "brand": "amex"}}
+            answer = client.post(PREDICT, json=amex).json
+            assert answer["decision"]["approach"] == "hard_rule" and answer["ranking"][0]["processor"] == "AMEX"
+            carnet = {**payment, "transaction_id": "tx-3", "card": {"bin": "506199", "brand": "CARNET"}}
+            assert [r["processor"] for r in client.post(PREDICT, json=carnet).json["ranking"]] == ["MIT"]
+            nobody = {**carnet, "transaction_id": "tx-4", "order": {"amount": 1, "currency": "COP"}}
+            assert client.post(PREDICT, json=nobody).status_code == 422
+            assert "manifest.json" in " ".join(client.get("/ready").json["problems"])
+        finally:
+            app.extensions["smartrouter"].close()

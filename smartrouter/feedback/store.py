@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Durability', 'FAILURES', 'REST_S', 'EMPTY_PREDICTION', 'EMPTY_FEEDBACK', 'Receipt', 'ORDER_LOCK', 'WAL_LIMIT_BYTES',
-           'Store', 'connect_file', 'embedded_transaction', 'begin_immediate', 'roll_back', 'server_transaction',
-           'new_id', 'KeyReused', 'Saved', 'save_prediction', 'prediction_row', 'feedback_row', 'save_feedback',
-           'save_event', 'find_prediction', 'append_outcome', 'reconcile', 'outcomes_after', 'counts', 'check',
-           'maintain']
+           'Failures', 'Store', 'connect_file', 'embedded_transaction', 'begin_immediate', 'roll_back',
+           'server_transaction', 'new_id', 'KeyReused', 'Saved', 'save_prediction', 'prediction_row', 'feedback_row',
+           'save_feedback', 'save_event', 'find_prediction', 'append_outcome', 'reconcile', 'outcomes_after', 'counts',
+           'check', 'maintain']
 
 # %% ../../nbs/feedback/store.ipynb #imports
 import random
@@ -43,6 +43,24 @@ FAILURES = 3  # writes that fail in a row until callers are turned away at once 
 REST_S = 0.25  # … except for one try after each such time
 
 
+class Failures:
+    """Counts the writes that failed in a row; no lock: a lost update between threads does no harm."""
+
+    def __init__(self) -> None:
+        self.in_a_row, self.last_at, self.cause = 0, 0.0, ""
+
+    def refuse(self) -> None:
+        """Raise `StoreUnavailable` while a store that keeps failing rests."""
+        if self.in_a_row >= FAILURES and time.monotonic() - self.last_at < REST_S:
+            raise StoreUnavailable(self.cause, f"the last {self.in_a_row} writes failed")
+
+    def add(self, error: Exception) -> StoreUnavailable:
+        """Count a failure, and name it."""
+        found = unavailable(error)
+        self.in_a_row, self.last_at, self.cause = self.in_a_row + 1, time.monotonic(), found.cause
+        return found
+
+# %% ../../nbs/feedback/store.ipynb #Store
 class Store:
     """An open store: one writing and one reading connection for SQLite, a pool for PostgreSQL; safe between threads."""
 
@@ -57,15 +75,14 @@ class Store:
         dialect = sqlite.dialect(paramstyle="named") if self.embedded else self.engine.dialect
         self.sql = statements(dialect)
         self.write_lock, self.read_lock = threading.Lock(), threading.Lock()
-        self.failures, self.failed_at, self.last_error = 0, 0.0, ""
+        self.failures = Failures()
         if self.embedded:
             self.path = Path(str(self.engine.url.database))
             self.writer, self.reader = (connect_file(self.path, durability) for _ in range(2))
 
     def writing(self, wait_s: float | None = None) -> AbstractContextManager[Any]:
         """A cursor inside one write transaction; raises `StoreUnavailable`, and then nothing was written."""
-        if self.failures >= FAILURES and time.monotonic() - self.failed_at < REST_S:
-            raise StoreUnavailable(self.last_error, f"the last {self.failures} writes failed")
+        self.failures.refuse()
         turn = embedded_transaction if self.embedded else server_transaction
         return turn(self, self.wait_s if wait_s is None else wait_s)
 
@@ -79,12 +96,6 @@ class Store:
                 return self.reader.execute(self.sql[name], values).fetchall()
         except (sqlite3.Error, sa.exc.SQLAlchemyError) as error:
             raise unavailable(error) from error
-
-    def failed(self, error: Exception) -> StoreUnavailable:
-        """Count a failure, and name it."""
-        found = unavailable(error)
-        self.failures, self.failed_at, self.last_error = self.failures + 1, time.monotonic(), found.cause
-        return found
 
     def close(self) -> None:
         """Close all connections."""
@@ -115,15 +126,15 @@ def embedded_transaction(
     """BEGIN IMMEDIATE … COMMIT with our own short retries."""
     limit = time.monotonic() + wait_s
     if not store.write_lock.acquire(timeout=max(wait_s, 0.0)):
-        raise store.failed(TimeoutError(f"busy: no turn within {wait_s:g} s"))
+        raise store.failures.add(TimeoutError(f"busy: no turn within {wait_s:g} s"))
     try:
         begin_immediate(store.writer, limit)
         yield store.writer.cursor()
         store.writer.execute("COMMIT")
-        store.failures = 0
+        store.failures.in_a_row = 0
     except sqlite3.Error as error:
         roll_back(store.writer)
-        raise store.failed(error) from error
+        raise store.failures.add(error) from error
     except BaseException:
         roll_back(store.writer)
         raise
@@ -171,9 +182,9 @@ def server_transaction(
             with closing(raw.cursor()) as cursor:
                 cursor.execute(f"SET LOCAL lock_timeout = {max(int(wait_s * 1000), 1)}")
                 yield cursor
-        store.failures = 0
+        store.failures.in_a_row = 0
     except (sa.exc.SQLAlchemyError, store.engine.dialect.dbapi.Error) as error:  # type: ignore[union-attr]
-        raise store.failed(error) from error
+        raise store.failures.add(error) from error
 
 # %% ../../nbs/feedback/store.ipynb #new_id
 def new_id(

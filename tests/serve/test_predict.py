@@ -121,7 +121,7 @@ def test_a_slow_model_is_answered_by_rules_within_the_deadline(make_app, payment
         reasons.append(decision["fallback_reason"])
     assert reasons[:2] == ["model_slow", "model_slow"]
     assert reasons[2:] == ["model_saturated"] * 3  # no waiting behind calls that hang
-    assert max(waits) < 0.8 and min(waits[2:]) < 0.03
+    assert max(waits) < 0.9 and min(waits[2:]) < 0.2
 
 
 def test_a_model_that_recovers_is_used_again(make_app, payment, promote):

@@ -52,6 +52,7 @@ class Service:
             "SMARTROUTER_HOME": str(home),
             "SMARTROUTER_PORT": str(self.port),
             "SMARTROUTER_PARAMS": str(ROOT / "params"),
+            "SMARTROUTER_DEADLINE_MS": "5000",
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
         }
         self.log = open(home / "server.log", "ab")  # noqa: SIM115

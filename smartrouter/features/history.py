@@ -150,13 +150,17 @@ class Prefix:
 
     def at(self, keys: np.ndarray, ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (start, stop) of the outcomes of each key that arrived strictly before `ms`, int64 [m] each."""
-        code = np.searchsorted(self.unique, keys)
-        code = np.minimum(code, max(len(self.unique) - 1, 0))
-        found = self.unique[code] == keys if len(self.unique) else np.zeros(len(keys), dtype=bool)
-        offset = np.clip(ms - self.zero, 0, self.span - 1)
+        if not len(self.unique):
+            return np.zeros(len(keys), dtype=np.int64), np.zeros(len(keys), dtype=np.int64)
+        order = np.argsort(keys, kind="stable")  # neighbours are looked up together: far fewer cache misses
+        sought = keys[order]
+        code = np.minimum(np.searchsorted(self.unique, sought), len(self.unique) - 1)
+        found = self.unique[code] == sought
+        offset = np.clip(ms[order] - self.zero, 0, self.span - 1)
         stop = np.searchsorted(self.joint, code * self.span + offset)
-        start = self.starts[code] if len(self.unique) else stop
-        return np.where(found, start, 0), np.where(found, stop, 0)
+        both = np.empty((2, len(keys)), dtype=np.int64)
+        both[0, order], both[1, order] = np.where(found, self.starts[code], 0), np.where(found, stop, 0)
+        return both[0], both[1]
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Return the running sum of `values` in this order with a leading 0, int64 [n + 1]."""

@@ -14,7 +14,7 @@ from smartrouter.core.errors import SmartrouterError
 from smartrouter.core.settings import Settings
 from smartrouter.feedback.outcome import OutcomeRow
 from smartrouter.feedback.store import Store, StoreUnavailable, outcomes_after
-from smartrouter.rules.policy import MerchantPolicy, load_policy
+from smartrouter.rules.policy import MerchantPolicy, UnknownMerchant, load_policy, policy_path
 from smartrouter.rules.static import RuleSet, load_rules
 
 MODEL_TYPE = "processor_selector"
@@ -154,13 +154,19 @@ class Merchants:
     def look(self) -> None:
         """Load what changed: policies, rule snapshots, champion pointers."""
         for merchant_id in self.ids():
-            path = next(p for folder in self.folders() if (p := folder / "merchants" / f"{merchant_id}.yaml").is_file())
-            self.fresh(merchant_id, "policy", path, self.load_policy)
+            self.fresh(merchant_id, "policy", self.policy_file(merchant_id), self.load_policy)
             if merchant_id in self.now:
                 rules = self.settings.home / "rules" / f"{merchant_id}.json"
                 self.fresh(merchant_id, "rules", rules, self.load_rules)
                 pointer = self.settings.releases / f"{MODEL_TYPE}.{merchant_id}" / "champion.json"
                 self.fresh(merchant_id, "model", pointer, self.load_champion)
+
+    def policy_file(self, merchant_id: str) -> Path:
+        """The file that `load_policy` would read, also where its name is none of a merchant; its load says so."""
+        try:
+            return policy_path(merchant_id, *self.folders())
+        except UnknownMerchant:
+            return self.settings.home / "merchants" / f"{merchant_id}.yaml"
 
     def fresh(self, merchant_id: str, what: str, path: Path, load: Callable[[str, Path], None]) -> None:
         """Run `load` when the file changed or its last load failed a while ago; a failure keeps what was there."""

@@ -97,6 +97,23 @@ def test_another_merchant_needs_a_policy_file_and_no_code(client, payment, tmp_p
     assert client.post(PREDICT, json=payment).json["decision"]["fallback_reason"] == "model_missing"
 
 
+def test_the_policy_of_the_home_folder_wins_and_is_followed(settings, make_app, payment, tmp_path):
+    (tmp_path / "merchants").mkdir()
+    (tmp_path / "merchants" / "Not a name.yaml").write_text("")  # spoils nothing
+    own, theirs = tmp_path / "merchants" / "volaris.yaml", settings.params / "merchants" / "volaris.yaml"
+    own.write_text(theirs.read_text().replace("id: 76", "id: 77"))
+    client, numbers = make_app().test_client(), iter(range(10_000))
+
+    def first_id():
+        found = client.post(PREDICT, json={**payment, "transaction_id": f"t{next(numbers)}"}).json
+        return found["ranking"][0]["processor_id"]
+
+    assert first_id() == 77
+    own.write_text(theirs.read_text().replace("id: 76", "id: 780"))
+    until(lambda: first_id() == 780)
+    assert any("Not a name" in text for text in client.get("/ready").json["problems"])
+
+
 # -- metrics and pages -------------------------------------------------------------------------------------------------
 
 

@@ -41,8 +41,8 @@ class Answer:
 class Bounded:
     """A model whose calls end within the deadline: it stands in for the model before the router."""
 
-    def __init__(self, model: Model, deadline: Deadline, limit: float):
-        self.model, self.deadline, self.limit = model, deadline, limit
+    def __init__(self, model: Model, deadline: Deadline, limit: float, log: Log, merchant_id: str):
+        self.model, self.deadline, self.limit, self.log, self.merchant_id = model, deadline, limit, log, merchant_id
         self.name, self.version = model.name, model.version
         self.reason: str | None = None
 
@@ -60,8 +60,9 @@ class Bounded:
         except Saturated:
             self.reason = "model_saturated"
             raise
-        except Exception:
+        except Exception as error:
             self.reason = "model_failed"
+            self.log.failure("model_failed", error, merchant=self.merchant_id, version=self.version)
             raise
 
 
@@ -110,7 +111,8 @@ class Answerer:
     def rank(self, document: dict[str, Any], merchant: Merchant, now: float, start: float) -> tuple[Any, str | None]:
         """The router's decision and why no model was used; without a router the policy's own order."""
         limit = start + self.settings.deadline_ms / 1000
-        model = Bounded(merchant.model, self.deadline, limit) if merchant.model else None
+        name = merchant.policy.merchant_id
+        model = Bounded(merchant.model, self.deadline, limit, self.log, name) if merchant.model else None
         reason = "model_missing" if model is None else None
         seed = hashlib.blake2b(attempt_key(document).encode(), digest_size=8).digest()
         try:
@@ -123,7 +125,7 @@ class Answerer:
                 rng=random.Random(int.from_bytes(seed)),
             )
         except Exception as error:
-            self.log.failure("router_failed", error, merchant=merchant.policy.merchant_id)
+            self.log.failure("router_failed", error, merchant=name)
             decision, reason = last_resort(document, merchant), "router_failed"
         return decision, (model.reason if model and model.reason else reason)
 

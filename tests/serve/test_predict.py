@@ -135,10 +135,12 @@ def test_a_model_that_recovers_is_used_again(make_app, payment, promote):
     assert client.post(PREDICT, json=payment).json["decision"]["approach"] == "model"
 
 
-def test_a_failing_model_is_answered_by_rules(make_app, payment, promote):
+def test_a_failing_model_is_answered_by_rules_and_logged(make_app, payment, promote, logfile):
     promote("1", fails=True)
     decision = make_app().test_client().post(PREDICT, json=payment).json["decision"]
     assert (decision["approach"], decision["fallback_reason"]) == ("rules", "model_failed")
+    (line,) = [found for found in map(json.loads, logfile.read_text().splitlines()) if found["event"] == "model_failed"]
+    assert (line["merchant"], line["error"], line["message"]) == ("volaris", "RuntimeError", "the model is broken")
 
 
 def test_a_failing_router_is_answered_by_the_policy(app, parts, payment):

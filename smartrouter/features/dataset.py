@@ -184,8 +184,8 @@ def build(
     *,
     processors: Sequence[str],  # all processors of the merchant
     learn: Sequence[str] | None = None,  # those a choice is possible for; default: all
-    time_zone: str = "America/Mexico_City",
-    home_currency: str = "MXN",
+    time_zone: str,  # of the merchant, IANA
+    home_currency: str,  # of the merchant, ISO 4217
     calibrate: float = 0.15,
     test: float = 0.15,
 ) -> Dataset:

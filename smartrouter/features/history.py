@@ -103,7 +103,7 @@ def subject_keys(
 ) -> np.ndarray:
     """Return the keys of the user and of the card, uint64 [n, 2]; 0 where there is no user or no card."""
     user, four = columns["#user_id"], columns["#last_four"]
-    card = scramble(scramble(columns["#bin"] + four * ODD[0]) + user * ODD[1])
+    card = scramble(columns["#bin"] * ODD[2] + four * ODD[0] + user * ODD[1])
     return np.stack([user, np.where(four == 0, np.uint64(0), card)], axis=1)
 
 # %% ../../nbs/features/history.ipynb #HALF_LIFE_DAYS

@@ -35,16 +35,15 @@ from .matrix import feature_matrix
 # %% ../../nbs/features/live.ipynb #TABLES
 TABLES = ("rate_keys", "rate_rows", "subject_keys", "subject_rows")
 LOG_KEEP = 2_000  # arrivals kept a processor; more if a day needs it
-SUBJECT_SEEDS = tuple(np.uint64(text_hash(f"subject {name}")) for name, _ in SUBJECTS)
+SUBJECT_SEEDS = np.array([text_hash(f"subject {name}") for name, _ in SUBJECTS], dtype=np.uint64)
 WIDTH = len(SUBJECT_SUMS) + len(SUBJECT_LAST)
 
 
 def tagged(
-    keys: np.ndarray,  # uint64, of one subject
-    subject: int,  # index into SUBJECTS
+    keys: np.ndarray,  # uint64 [n, subjects]
 ) -> np.ndarray:
-    """Return keys that no other subject shares; nobody (0) stays 0."""
-    return np.where(keys == 0, np.uint64(0), scramble(keys * ODD[1] + SUBJECT_SEEDS[subject]))
+    """Return keys that no other subject shares, uint64 [n, subjects]; nobody (0) stays 0."""
+    return np.where(keys == 0, np.uint64(0), scramble(keys * ODD[1] + SUBJECT_SEEDS))
 
 
 class Table:
@@ -87,8 +86,7 @@ class LiveState:
 
     def subject_sums(self, keys: np.ndarray, ms: np.ndarray) -> np.ndarray:
         """Return int64 [m, 2, 8]."""
-        both = np.stack([tagged(keys[:, s], s) for s in range(len(SUBJECTS))], axis=1)
-        return self.subjects.read(both.ravel()).reshape(len(keys), len(SUBJECTS), WIDTH)
+        return self.subjects.read(tagged(keys).ravel()).reshape(len(keys), len(SUBJECTS), WIDTH)
 
     def window_counts(self, processor: np.ndarray, ms: np.ndarray) -> np.ndarray:
         """Return int64 [m, HEALTH]; -1 asks for everybody."""
@@ -128,9 +126,7 @@ def fold_rates(state: LiveState, columns: Columns, code: int, kind: int, known_m
 def fold_subjects(state: LiveState, columns: Columns, kind: int, known_ms: int) -> None:
     """Add the outcome to the user's and the card's history."""
     cents = cents_of(columns["amount"])[0]
-    keys = subject_keys(columns)[0]
-    for subject in range(len(SUBJECTS)):
-        key = int(tagged(keys[[subject]], subject)[0])
+    for key in tagged(subject_keys(columns))[0].tolist():
         if key:
             n, approved, soft, technical, total, first, _, _ = state.subjects.read(np.array([key], dtype=np.uint64))[
                 0
@@ -187,7 +183,9 @@ def freeze_subjects(outcomes: Outcomes) -> dict[str, np.ndarray]:
     for subject in range(len(SUBJECTS)):
         history = Subject(outcomes, subject)
         unique = history.prefix.unique
-        keys.append(tagged(unique, subject))
+        spread = np.zeros((len(unique), len(SUBJECTS)), dtype=np.uint64)
+        spread[:, subject] = unique
+        keys.append(tagged(spread)[:, subject])
         rows.append(history.read(unique, np.full(len(unique), end)))
     order = np.argsort(np.concatenate(keys))
     return {"subject_keys": np.concatenate(keys)[order], "subject_rows": np.concatenate(rows)[order]}

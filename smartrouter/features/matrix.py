@@ -49,8 +49,7 @@ def request_part(
     """Return all request features, float [n] each."""
     sums = reader.subject_sums(history.subject_keys(c), c["at_ms"])
     out = card.card(c) | transaction.transaction(c) | airline.airline(c) | retry.retry(c) | user.user(c)
-    out |= user.subject_features("user", sums[:, 0], c, lookups.prior)
-    return out | user.subject_features("card", sums[:, 1], c, lookups.prior)
+    return out | user.subject_features(sums, c, lookups.prior)
 
 
 def candidate_part(

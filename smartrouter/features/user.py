@@ -58,22 +58,21 @@ HISTORY_FEATURES = declare("user", "outcomes before", "lookup", *_rows("user"), 
 
 # %% ../../nbs/features/user.ipynb #subject_features
 def subject_features(
-    who: str,  # "user" or "card"
-    sums: np.ndarray,  # int64 [n, 8] of features.history: SUBJECT_SUMS + SUBJECT_LAST
+    sums: np.ndarray,  # int64 [n, 2, 8] of features.history: user and card, SUBJECT_SUMS + SUBJECT_LAST
     c: Columns,  # request columns, length n
     prior: float,  # approval rate that a new subject starts from
 ) -> Columns:
-    """Return one subject's history, float [n] each; NaN where nothing is known of them."""
-    n, approved, soft, _, cents, first_ms, last_ms, last_approved = sums.T.astype(float)
-    seen = n > 0
-    safe = np.maximum(n, 1)
+    """Return the history of user and card, float [n] each; NaN where nothing is known of them."""
+    n, approved, soft, _, cents, first_ms, last_ms, last_approved = np.moveaxis(sums.astype(float), 2, 0)
+    seen, safe, at_ms = n > 0, np.maximum(n, 1), c["at_ms"][:, None]
     mean = np.maximum(cents / 100 / safe, 0.01)
-    return {
-        f"{who}_outcomes_log": np.log10(1 + n),
-        f"{who}_approval": (approved + SUBJECT_SHRINK * prior) / (n + SUBJECT_SHRINK),
-        f"{who}_soft_share": np.where(seen, soft / safe, np.nan),
-        f"{who}_last_approved": np.where(seen, last_approved, np.nan),
-        f"{who}_last_age_log": np.where(seen, np.log10(1 + np.maximum(c["at_ms"] - last_ms, 0) / 1000), np.nan),
-        f"{who}_age_days": np.where(seen, (c["at_ms"] - first_ms) / DAY_MS, np.nan),
-        f"{who}_amount_ratio_log": np.where(seen, c["amount_log"] - np.log10(mean), np.nan),
+    both = {
+        "outcomes_log": np.log10(1 + n),
+        "approval": (approved + SUBJECT_SHRINK * prior) / (n + SUBJECT_SHRINK),
+        "soft_share": np.where(seen, soft / safe, np.nan),
+        "last_approved": np.where(seen, last_approved, np.nan),
+        "last_age_log": np.where(seen, np.log10(1 + np.maximum(at_ms - last_ms, 0) / 1000), np.nan),
+        "age_days": np.where(seen, (at_ms - first_ms) / DAY_MS, np.nan),
+        "amount_ratio_log": np.where(seen, c["amount_log"][:, None] - np.log10(mean), np.nan),
     }
+    return {f"{who}_{name}": v[:, i] for i, who in enumerate(("user", "card")) for name, v in both.items()}

@@ -24,7 +24,9 @@ def table(small_warehouse):
 @pytest.fixture(scope="module")
 def data(table):
     """The dataset built from them."""
-    return build(table, processors=PROCESSORS, learn=PROCESSORS[:3])
+    return build(
+        table, processors=PROCESSORS, learn=PROCESSORS[:3], time_zone="America/Mexico_City", home_currency="MXN"
+    )
 
 
 def differing(offline: np.ndarray, live: np.ndarray) -> dict[str, int]:

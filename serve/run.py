@@ -1,14 +1,15 @@
 """Starts the service: Granian in front of the Flask application, several workers, one store."""
 
+import errno
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 from serve.rates import Rates
 from serve.security import check_exposure
 from smartrouter.core.errors import SmartrouterError
 from smartrouter.core.settings import PREFIX, Settings
-from smartrouter.feedback.store import upgrade
 from smartrouter.rules.policy import load_policy
 
 THREADS = 1  # per worker: more only fight for the interpreter (measured: 4 threads answer half as many) …
@@ -19,25 +20,52 @@ TARGET = "serve.app:worker_app"  # what each worker loads and calls
 
 
 class CannotListen(SmartrouterError):
-    """The address is taken, or not ours."""
+    """The service's address and port are taken, not allowed, or not of this machine."""
+
+
+class CannotKeep(SmartrouterError):
+    """The home folder cannot be written to."""
 
 
 def check(settings: Settings) -> None:
-    """Raise a `SmartrouterError` when the service could not start with these settings."""
+    """Raise a `SmartrouterError` where the service could not start with these settings; quick, and starts nothing."""
     check_exposure(settings.host, settings.api_keys)
     Rates(settings.rate_limit)
     load_policy(settings.merchant, settings.params, settings.home)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    check_home(settings.home)
+    check_port(settings.host, settings.port)
+
+
+def check_home(home: Path) -> None:
+    """Raise `CannotKeep` where nothing can be written."""
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((settings.host.strip("[]"), settings.port))
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
     except OSError as error:
-        raise CannotListen(
-            f"{settings.host} port {settings.port}: {error.strerror}",
-            "an address of this machine with a free port",
-            "Stop what listens there, or set SMARTROUTER_PORT",
-        ) from None
+        raise CannotKeep(
+            f"{home} cannot be written to ({error.strerror or error})",
+            "a folder for the service's state",
+            "Set SMARTROUTER_HOME to another folder, or correct its rights",
+        ) from error
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise `CannotListen` where the address cannot be listened on."""
+    place = f"port {port} of {host}"
+    remedies = {
+        errno.EADDRINUSE: (f"{place} is taken", "Stop what listens there, or set SMARTROUTER_PORT to another port"),
+        errno.EACCES: (f"{place} needs rights that this user lacks", "Set SMARTROUTER_PORT to 1024 or more"),
+    }
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(found[0], found[1]) as probe:  # without SO_REUSEPORT: a second service must not share ours
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(found[4])
+    except OSError as error:
+        known = (f"{host} is no address to listen on ({error.strerror or error})", "Correct SMARTROUTER_HOST")
+        given, remedy = remedies.get(error.errno or 0, known)
+        raise CannotListen(given, "a free port on an address of this machine", remedy) from error
 
 
 def share_metrics(folder: Path) -> None:
@@ -63,6 +91,7 @@ def main(settings: Settings, target: str = TARGET) -> None:
     from granian.http import HTTP1Settings
 
     from serve.server import Server
+    from smartrouter.feedback.store import upgrade
 
     check(settings)
     upgrade(settings.store)

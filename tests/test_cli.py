@@ -93,6 +93,14 @@ def test_foreseen_failures_are_one_line_on_standard_error(error, code, said):
     assert said in answer.stderr and answer.stderr.count("\n") == 1 and answer.stdout == ""
 
 
+def test_a_missing_extra_is_one_line(ask, monkeypatch):
+    monkeypatch.delitem(sys.modules, "smartrouter.warehouse.connect", raising=False)
+    monkeypatch.setitem(sys.modules, "duckdb", None)  # its import fails as that of a missing package
+    answer = ask("rules", "sync", warehouse=f"duckdb:///{__file__}")
+    assert answer.exit_code == 2 and answer.stderr.count("\n") == 1
+    assert "duckdb is not installed" in answer.stderr and "pip install 'smartrouter[all]'" in answer.stderr
+
+
 def test_unforeseen_failures_keep_their_traceback():
     @click.group(cls=Commands)
     def group():
@@ -153,6 +161,9 @@ def test_serve_says_before_it_starts_what_would_stop_it(ask):
     assert ask("serve", "--check", port=port).exit_code == 0
     assert ask("serve", "--check", host="0.0.0.0", port=port).exit_code == 2  # other addresses need a key
     assert ask("serve", "--check", host="no.such.host.invalid", api_keys="k" * 40).exit_code == 2
+    for setting, value in (("rate_limit", "many"), ("merchant", "nobody"), ("home", f"{__file__}/var")):
+        refused = ask("serve", "--check", port=port, **{setting: value})
+        assert refused.exit_code == 2 and refused.stderr.count("\n") == 1
 
 
 def test_files_that_are_not_there_are_refused(ask):

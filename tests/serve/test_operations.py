@@ -10,7 +10,7 @@ import pytest
 
 from serve.deadline import Deadline, Saturated, TooSlow
 from serve.rates import RateRefused, Rates
-from serve.run import CannotListen, check
+from serve.run import CannotKeep, CannotListen, check
 from serve.security import KeysRequired
 from smartrouter.rules.policy import UnknownMerchant
 
@@ -173,6 +173,9 @@ def test_the_service_refuses_to_start_where_it_could_not_serve(settings):
         check(settings.model_copy(update={"merchant": "nobody", "port": port}))
     with pytest.raises(RateRefused):
         check(settings.model_copy(update={"rate_limit": "many", "port": port}))
+    (settings.home / "file").write_text("")
+    with pytest.raises(CannotKeep, match="SMARTROUTER_HOME"):
+        check(settings.model_copy(update={"home": settings.home / "file" / "var", "port": port}))
 
 
 def test_the_serving_process_is_light():

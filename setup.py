@@ -25,7 +25,7 @@ setup(
     author=meta["author"],
     python_requires=f">={meta['min_python']}",
     packages=find_packages(include=["smartrouter", "smartrouter.*", "serve", "serve.*", "bench"]),
-    package_data={"smartrouter": ["py.typed", "warehouse/*.csv"], "serve": ["migrations/*.mako", "alembic.ini"]},
+    package_data={"smartrouter": ["py.typed", "warehouse/*.csv"], "serve": ["migrations/*.mako"]},
     install_requires=["numpy", "pyyaml", "click", "pydantic>=2", "pydantic-settings"],
     extras_require={"serve": requirements("requirements-serve.in"), "all": requirements("requirements.in")},
     entry_points={"console_scripts": ["smartrouter=smartrouter.cli:main"]},

@@ -44,13 +44,13 @@ class Settings(SnowflakeLogin):
     params: Path = Path("params")  # params/<job>/<name>.yaml and params/merchants/<id>.yaml
     merchant: str = "volaris"
     warehouse: str = ""  # duckdb:///file or snowflake://account/database/schema
-    store: str = ""  # operational store: sqlite:///file or postgresql+psycopg://…
-    mlflow: str = ""  # tracking and registry: sqlite:///file or http(s)://…
+    store: str = Field("", repr=False)  # operational store: sqlite:///file or postgresql+psycopg://…
+    mlflow: str = Field("", repr=False)  # tracking and registry: sqlite:///file or http(s)://…
     releases: Path = Path("")  # exported release folders, the only thing the service reads of a model
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     workers: int = Field(2, ge=1, le=64)
-    api_keys: str = ""  # comma-separated; several are valid at once, for rotation
+    api_keys: str = Field("", repr=False)  # comma-separated; several are valid at once, for rotation
     deadline_ms: float = Field(50.0, gt=0, le=10_000)  # after this the static rules answer
     rate_limit: str = "6000/second"  # per key, flask-limiter's notation
     durability: Literal["process", "power"] = "process"

@@ -262,6 +262,9 @@ def write_html(
     from plotly.offline import get_plotlyjs
 
     content: Any = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:  # what libraries wrote to stderr is in the run's .log; here it would bury the verdict
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     plots = drawn(content)
     page, _ = HTMLExporter(template_name="lab").from_notebook_node(content)
     page = FETCHED.sub("", page)

@@ -135,6 +135,18 @@ default_order: [STR, ADY]
     assert decide(franc, now=0, policy=policy).approach == "hard_rule"
 
 
+def test_a_processor_behind_the_third_is_named_and_not_lost():
+    codes = ["A", "B", "C", "D", "E"]
+    lines = "\n".join(f"  - {{code: {c}, id: null, brands: [VISA], currencies: [EUR]}}" for c in codes)
+    zone = "merchant_id: many\ntime_zone: UTC\ncurrency: EUR"
+    policy = parse_policy(f"{zone}\nprocessors:\n{lines}\ndefault_order: [A, B, C, D, E]\n")
+    payment = {"order": {"amount": 1, "currency": "EUR"}, "card": {"bin": "400000", "brand": "VISA"}}
+    for model in (None, Fixed(dict(zip(codes, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True)))):
+        found = decide(payment, now=0, policy=policy, predictor=model)
+        assert len(found.ranking) == TOP and {e.reason for e in found.excluded} == {"behind_the_first_3"}
+        assert {r.processor for r in found.ranking} | {e.processor for e in found.excluded} == set(codes)
+
+
 def test_golden_decisions(policy, rules):
     cases = json.loads(GOLDEN.read_text())
     for case in cases:

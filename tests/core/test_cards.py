@@ -1,0 +1,44 @@
+"""A full card number is found however it is written, and its digits are never repeated."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smartrouter.core.cards import CardNumberRefused, find_card_number, luhn, refuse_card_numbers
+
+
+def with_check_digit(stem: str) -> str:
+    """Return `stem` and the digit that makes it pass Luhn."""
+    return next(stem + d for d in "0123456789" if luhn(stem + d))
+
+
+STEMS = st.text("0123456789", min_size=12, max_size=18).filter(lambda s: len(set(s)) > 2)
+SIXTEEN = st.text("0123456789", min_size=15, max_size=15).filter(lambda s: len(set(s)) > 2)
+
+
+@given(STEMS)
+def test_a_bare_number_is_found_and_masked(stem):
+    number = with_check_digit(stem)
+    found = find_card_number(f"order {number}, thanks")
+    assert found is not None and number not in found
+
+
+@given(SIXTEEN, st.sampled_from([" ", "-", ".", "_", "/", "  "]), st.sampled_from(["", "x", "order_"]))
+def test_a_number_in_groups_of_four_is_found_between_any_neighbours(stem, separator, before):
+    number = with_check_digit(stem)
+    groups = separator.join(number[i : i + 4] for i in range(0, 16, 4))
+    assert find_card_number(f"{before}{groups}") is not None
+
+
+@given(STEMS, st.sampled_from(["key", "value", "list", "number"]))
+def test_it_is_refused_wherever_it_hides_and_never_repeated(stem, place):
+    number = with_check_digit("4" + stem[1:])
+    document = {"key": {number: 1}, "value": {"a": number}, "list": {"a": ["b", number]}, "number": {"a": int(number)}}
+    with pytest.raises(CardNumberRefused) as caught:
+        refuse_card_numbers(document[place])
+    assert number not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["19.4326018123456", "2026-11-22T07:24:00.123456Z", "a3f5550000000004", "0" * 16])
+def test_times_coordinates_and_hashes_are_let_through(text):
+    assert find_card_number(text) is None

@@ -278,7 +278,9 @@ def routing(app: DocumentedApp, parts: Parts) -> None:
     @app.post(
         "/api/v1/ml/feedback",
         summary="Record the outcome of one attempt",
-        description="202 means durable on disk. The same event sent again counts once.",
+        description="202 means written to the store: the event survives a kill -9 of the service "
+        "(SMARTROUTER_DURABILITY=process, the default), or a loss of power too (power). "
+        "The same event sent again counts once.",
         tags=[OUTCOMES],
         security=key,
         responses={202: FeedbackReceipt, **problem_response(*BODY_PROBLEMS, "store-unavailable")},

@@ -273,7 +273,7 @@ def tried_mask(
     """Return a bit mask: bit i is set when processors[i] was tried before."""
     return sum(1 << i for i, p in enumerate(processors) if p in tried)
 
-
+# %% ../../nbs/features/columns.ipynb #NOTHING
 NOTHING: Mapping[str, Any] = {}
 SECTIONS = tuple(
     dict.fromkeys(path.split(".")[0] for path in (*NUMBERS.values(), *TEXTS.values(), *KEYS.values()) if path)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.answers import classify
 from ..core.errors import SmartrouterError, listed
 from . import history
 from smartrouter.features.columns import (
@@ -145,12 +146,15 @@ def outcomes_of(
 
 
 def kinds_of(table: Any, approved: np.ndarray) -> np.ndarray:
-    """Return the index into history.KINDS of each attempt, int64 [n]: technical before hard before soft."""
-    codes, values = dictionary(table, "error_category")
-    technical = np.array([v == "technical" for v in values])[codes]
-    codes, values = dictionary(table, "hard_soft")
-    hard = np.array([v == "hard" for v in values])[codes]
-    return np.select([approved == 1, technical, hard], [0, 3, 2], 1).astype(np.int64)
+    """Return the index into history.KINDS of each attempt, int64 [n], read as the service reads feedback."""
+    mixed, meaning = np.zeros(len(approved), dtype=np.int64), [()]
+    for name in ("error_code", "hard_soft", "advice_code", "error_category"):
+        codes, values = dictionary(table, name)
+        mixed, inverse = np.unique(mixed * len(values) + codes, return_inverse=True)
+        meaning = [(*meaning[m // len(values)], values[m % len(values)] or None) for m in mixed.tolist()]
+        mixed = inverse
+    kinds = np.array([history.KINDS.index(classify("declined", *said)) for said in meaning])
+    return np.where(approved == 1, 0, kinds[mixed]).astype(np.int64)
 
 
 def chunks(rows: np.ndarray, size: int = 100_000) -> Iterator[np.ndarray]:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from smartrouter.features.dataset import build, logged_matrix, requests_of
-from smartrouter.features.history import Offline
+from smartrouter.core.answers import classify
+from smartrouter.features.columns import numeric
+from smartrouter.features.dataset import build, kinds_of, logged_matrix, requests_of
+from smartrouter.features.history import KINDS, Offline
 from smartrouter.features.live import LiveState, freeze, thaw
 from smartrouter.features.matrix import FEATURE_NAMES
 from smartrouter.features.replay import replay
@@ -63,3 +65,12 @@ def test_candidates_of_one_request_are_built_as_if_each_had_been_logged(data):
         one = logged_matrix(data.columns, rows, np.full(len(rows), code), data.reader, data.lookups)
         assert (one[:, FEATURE_NAMES.index("processor")] == code + 1).all()
         assert not np.isnan(one).any()
+
+
+def test_training_and_service_read_every_answer_alike(table, data):
+    rows = table.slice(0, 4_000).to_pylist()
+    kinds = kinds_of(table, numeric(table, "approved"))[: len(rows)]
+    for row, kind in zip(rows, kinds, strict=True):
+        status = "approved" if row["approved"] else "declined"
+        said = (row["error_code"], row["hard_soft"], row["advice_code"], row["error_category"])
+        assert KINDS[kind] == classify(status, *said)

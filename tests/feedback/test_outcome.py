@@ -7,14 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from smartrouter.core.answers import HARD_CODES, OUTCOMES, TECHNICAL_CODES, classify
 from smartrouter.feedback.outcome import (
-    HARD_CODES,
-    OUTCOMES,
-    TECHNICAL_CODES,
     Feedback,
     OutcomeRefused,
     check_outcome,
-    classify,
     idempotency_key,
 )
 

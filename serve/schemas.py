@@ -22,7 +22,7 @@ MOST_AMOUNT = 10**12
 MOST_FEEDBACK = 1000
 
 EXAMPLE: dict[str, Any] = {
-    "transaction_id": "tx-1",
+    "transaction_id": "tx-openapi-1",
     "merchant_id": "volaris",
     "model_type": "processor_selector",
     "order": {"order_id": "o-1", "amount": 2450.0, "currency": "MXN", "order_type": "flight", "mcc": "4511"},

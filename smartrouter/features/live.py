@@ -213,4 +213,5 @@ def save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def map_arrays(folder: Path) -> dict[str, np.ndarray]:
     """Map every .npy file of a folder read-only; the pages are shared between workers."""
-    return {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in sorted(folder.glob("*.npy"))}
+    found = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in sorted(folder.glob("*.npy"))}
+    return {name: np.asarray(mapped) for name, mapped in found.items()}  # plain views: memmap's own indexing is slow

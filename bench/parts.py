@@ -27,7 +27,7 @@ DAYS = 120
 
 def row(what: str, bar: str, measured: str, met: bool | None) -> dict[str, Any]:
     """Return one row of the table."""
-    return {"what": what, "bar": bar, "measured": measured, "met": met}
+    return {"what": what, "bar": bar, "measured": measured, "met": None if met is None else bool(met)}
 
 
 def say(text: str) -> None:

@@ -82,7 +82,7 @@ def feature_matrix(
     out = np.empty((len(rows), len(CONTRACT)), dtype=np.float32, order="C" if len(shared["amount_log"]) == 1 else "F")
     if len(shared["amount_log"]) == 1:  # one live request: two joins cost less than a hundred and fifty assignments
         out[:, :SHARED] = np.concatenate([shared[name] for name in FEATURE_NAMES[:SHARED]])
-        out[:, SHARED:] = np.stack([own[name] for name in FEATURE_NAMES[SHARED:]], axis=1)
+        out[:, SHARED:] = np.array([own[name] for name in FEATURE_NAMES[SHARED:]]).T
     else:
         same = np.array_equal(rows, np.arange(len(c["at_ms"])))
         for index, name in enumerate(FEATURE_NAMES):

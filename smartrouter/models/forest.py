@@ -29,6 +29,7 @@ def train(
     row_ratio: float = 1.0,  # share of the rows a tree looks at
     seed: int = 7,
     names: tuple[str, ...] = FEATURE_NAMES,
+    only: Sequence[str] | None = None,  # columns that splits may use; default: all
 ) -> Fitted:
     """Fit gradient boosted trees with ydf; deterministic for a seed."""
     import ydf
@@ -47,7 +48,7 @@ def train(
         early_stopping="NONE",
         random_seed=seed,
     )
-    used = [names[i] for i in distinct(X)]
+    used = [names[i] for i in distinct(X) if only is None or names[i] in only]
     model = learner.train(as_columns(X, names, used) | {"__y": y.astype(np.int64)}, verbose=0)
     parameters = {"trees": trees, "depth": depth, "shrinkage": shrinkage, "min_examples": min_examples}
     facts = parameters | {"columns_ratio": columns_ratio, "row_ratio": row_ratio, "seed": seed, "rows": len(X)}

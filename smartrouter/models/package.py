@@ -59,8 +59,10 @@ def save_tensorflow(
 
     from smartrouter.models.fitted import linear_function
     from smartrouter.models.forest import forest_function
+    from smartrouter.models.mixed import mixed_function
 
-    logit, kept = forest_function(fitted) if fitted.family == "forest" else (linear_function(fitted.arrays), None)
+    with_trees = {"forest": forest_function, "mixed": mixed_function}.get(fitted.family)
+    logit, kept = with_trees(fitted) if with_trees else (linear_function(fitted.arrays), None)
     biases, column = tf.constant(bias), FEATURE_NAMES.index("processor")
     signature = tf.TensorSpec([None, len(FEATURE_NAMES)], tf.float32, name="features")
 

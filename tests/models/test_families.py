@@ -5,7 +5,7 @@ import pytest
 
 from smartrouter.features.dataset import build
 from smartrouter.features.matrix import CONTRACT_VERSION, FEATURE_NAMES
-from smartrouter.models import calibrate, forest, linear
+from smartrouter.models import calibrate, forest, linear, mixed
 from smartrouter.models.package import (
     Predictor,
     ReleaseCorrupt,
@@ -25,6 +25,7 @@ PROCESSORS = ("WORLDPAY", "MIT", "ELAVON", "AMEX")
 TRAINERS = {
     "linear": lambda X, y: linear.train(X, y, iterations=60),
     "forest": lambda X, y: forest.train(X, y, trees=30, min_examples=50),
+    "mixed": lambda X, y: mixed.train(X, y, trees=30, min_examples=50),
 }
 
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 # %% ../../nbs/world/publish.ipynb #imports-2
 from ..core.errors import SmartrouterError
+from ..core.files import CannotWrite, disk_errors
 from ..warehouse.schema import CONTRACT, create_contract
 from .physics import CAUSES, message_shifts
 from .policy import field_values
@@ -211,22 +212,25 @@ def publish(
     replace: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, int]:
-    """Write warehouse and truth, complete or not at all; returns rows per view. Raises WarehouseExists."""
+    """Write warehouse and truth, complete or not at all; returns rows per view. Raises WarehouseExists, CannotWrite."""
     path, folder = Path(warehouse_path), Path(truth_dir)
     refuse_existing(path, folder, replace)
     part, parts = path.with_name(f".{path.name}.part"), folder.with_name(f".{folder.name}.part")
-    for target in (path, folder):
-        target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        discard(part, parts)
-        parts.mkdir()
-        rows = write_warehouse(world, part, progress)
-        progress("writing the truth")
-        write_truth(world, parts)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(parts, folder)
-        os.replace(part, path)
+        with disk_errors():
+            for target in (path, folder):
+                target.parent.mkdir(parents=True, exist_ok=True)
+            discard(part, parts)
+            parts.mkdir()
+            rows = write_warehouse(world, part, progress)
+            progress("writing the truth")
+            write_truth(world, parts)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(parts, folder)
+            os.replace(part, path)
+    except OSError as error:
+        raise CannotWrite(path, error) from error
     finally:
         discard(part, parts)
     return rows
@@ -260,7 +264,8 @@ def build(
 ) -> dict:
     """Simulate and publish one history; returns attempts, orders, period and rows per view.
 
-    Raises WarehouseExists, WorldConfigError, WorldFileError; a refused or failed build leaves no file behind.
+    Raises WarehouseExists, CannotWrite, WorldConfigError, WorldFileError;
+    a refused or failed build leaves no file behind.
     """
     refuse_existing(Path(warehouse_path), Path(truth_dir), replace)
     world = simulate(WorldConfig(days, attempts, seed, merchant_file, world_file), progress)

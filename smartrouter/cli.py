@@ -176,17 +176,22 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @main.command(epilog="Example: smartrouter ingest attempts.csv --mapping params/ingest/psp.yaml")
 @click.argument("file", type=FILE)
 @click.option("--mapping", type=FILE, required=True, help="Column -> warehouse column, value maps, time zone (YAML).")
-@click.option("--replace", is_flag=True, help="Write rows again that are there already.")
+@click.option("--replace", is_flag=True, help="Rows of FILE win over differing ones that are there.")
 def ingest(file: Path, mapping: Path, replace: bool) -> None:
     """Bring FILE (CSV or Parquet payment attempts) into the embedded warehouse, whole or not at all.
 
+    Rows that are there already stay and are counted, so a later export may overlap with an earlier one; rows that
+    differ for the same attempt stop the import unless --replace is said.
     Refused rows go to <home>/ingest/<file>.rejected.csv with line and reason. The merchant's file is written to
     <home>/merchants/; work with it by SMARTROUTER_MERCHANT=<merchant>.
     """
     from smartrouter.warehouse.ingest import ingest as bring_in
 
     report = bring_in(file, mapping, settings(), say, replace=replace)
-    click.echo(f"merchant {report.merchant_id}: {report.accepted:,} attempts taken in, {report.rejected:,} refused")
+    there = f"{report.present:,} there already, " if report.present else ""
+    click.echo(
+        f"merchant {report.merchant_id}: {report.accepted:,} attempts taken in, {there}{report.rejected:,} refused"
+    )
 
 # %% ../nbs/cli.ipynb #rules
 @main.group(cls=Commands)

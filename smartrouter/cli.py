@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FILE', 'NAME', 'REASON', 'Refused', 'DiskFull', 'ExtraMissing', 'Commands', 'main', 'settings', 'say', 'show_table',
-           'WarehouseThere', 'embedded_file', 'world', 'ingest', 'rules', 'rules_sync', 'rules_show', 'retrain',
-           'models', 'registry', 'models_list', 'models_show', 'show_change', 'models_promote', 'models_rollback',
-           'predict', 'serve', 'bench']
+           'WarehouseThere', 'WarehouseNotThere', 'embedded_file', 'world', 'ingest', 'rules', 'rules_sync',
+           'rules_show', 'retrain', 'models', 'registry', 'models_list', 'models_show', 'show_change', 'models_promote',
+           'models_rollback', 'predict', 'serve', 'bench']
 
 # %% ../nbs/cli.ipynb #imports
 import errno
@@ -119,6 +119,10 @@ class WarehouseThere(SmartrouterError):
     """`world` was asked to write where a warehouse lies already, or where it may not write at all."""
 
 
+class WarehouseNotThere(SmartrouterError):
+    """SMARTROUTER_WAREHOUSE names a file that is not there: perhaps mistyped, and no place for a simulated merchant."""
+
+
 def embedded_file(
     url: str,  # of the warehouse
 ) -> Path:
@@ -139,7 +143,7 @@ def embedded_file(
 @click.option("--attempts", type=click.IntRange(100), default=250_000, show_default=True, help="About how many.")
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True, help="Same seed, same merchant.")
 @click.option("--replace", is_flag=True, help="Overwrite the warehouse that is there.")
-@click.option("--unless-present", is_flag=True, help="Do nothing when a warehouse is there.")
+@click.option("--unless-present", is_flag=True, help="Do nothing when one is there; else make the default one only.")
 def world(days: int, attempts: int, seed: int, replace: bool, unless_present: bool) -> None:
     """Simulate a merchant into the embedded warehouse, its truth kept apart.
 
@@ -153,6 +157,12 @@ def world(days: int, attempts: int, seed: int, replace: bool, unless_present: bo
         if unless_present:
             return say(f"warehouse: {path} is there")
         raise WarehouseThere(f"a warehouse at {path}", "none, or --replace", "Say --replace to overwrite it")
+    if unless_present and path.resolve() != (now.home / "warehouse.duckdb").resolve():
+        raise WarehouseNotThere(
+            f"SMARTROUTER_WAREHOUSE={now.warehouse}, and no file there",
+            "a warehouse that exists, or none named for a simulated one",
+            "Correct the path, fill it by smartrouter ingest or smartrouter world, or unset the variable",
+        )
     from smartrouter.rules.policy import policy_path
     from smartrouter.world.publish import build
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['WarehouseExists', 'condition_operand', 'rule_rows', 'member_row', 'option_rows', 'insert_rows', 'write_warehouse',
-           'write_truth', 'write_shifts', 'write_events', 'publish', 'refuse_existing', 'discard', 'build']
+           'write_truth', 'write_shifts', 'write_events', 'world_id', 'publish', 'refuse_existing', 'discard', 'build']
 
 # %% ../../nbs/world/publish.ipynb #imports
+import hashlib
 import json
 import os
 import shutil
@@ -130,6 +131,7 @@ def write_warehouse(world: World, path: Path, progress: Callable[[str], None] = 
             progress(f"writing {view}")
             used = {name: value for name, value in known.items() if f"${name}" in select}
             connection.execute(f"INSERT INTO SOURCES.{view} BY NAME {select}", used)
+        connection.execute(f"COMMENT ON TABLE SOURCES.VW_ATHENA_PAYMENT_ATTEMPT IS '{world_id(world)}'")
         connection.execute("COMMIT")
         counted = {}
         for view in CONTRACT:
@@ -200,8 +202,18 @@ def write_events(world: World, folder: Path) -> None:
         "seed": world.config.seed,
         "physics_seed": world.file.physics.seed,
         "processors": world.catalogue.processors,
+        "world": world_id(world),
     }
     (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+# %% ../../nbs/world/publish.ipynb #world_id
+def world_id(world: World) -> str:
+    """Merchant, seed, days, attempts and a digest of the potential outcomes, such as volaris-7-180-250012-1f0c."""
+    a, digest = world.attempts, hashlib.blake2b(digest_size=8)
+    for values in (a["at"], a["processor"], world.truth["p"], world.truth["y"]):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    parts = (world.merchant.merchant_id, world.config.seed, world.config.days, len(a["at"]), digest.hexdigest())
+    return "-".join(map(str, parts))
 
 # %% ../../nbs/world/publish.ipynb #publish
 def publish(

@@ -19,7 +19,7 @@ from smartrouter.warehouse.connect import connect
 from smartrouter.warehouse.schema import CONTRACT, verify_contract
 from smartrouter.world import publish as module
 from smartrouter.world.publish import WarehouseExists, build
-from smartrouter.world.truth import load_truth
+from smartrouter.world.truth import TruthError, load_truth
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -213,6 +213,21 @@ def test_truth_is_not_in_the_warehouse_and_no_model_code_opens_it(small_world):
         )
     ]
     assert not readers, f"{readers} read the truth"
+
+
+def test_truth_and_warehouse_must_be_of_one_world(tmp_path):
+    for name, seed in (("a", 5), ("b", 6)):
+        folder = tmp_path / name
+        build(folder / "warehouse.duckdb", folder / "truth", days=7, attempts=500, seed=seed, **FILES)
+    truth, other = tmp_path / "a" / "truth", tmp_path / "b" / "warehouse.duckdb"
+    assert len(load_truth(truth, tmp_path / "a" / "warehouse.duckdb").attempt_id) > 0
+    with pytest.raises(TruthError, match=r"world volaris-5-7-.* world volaris-6-7-.*smartrouter world --replace"):
+        load_truth(truth, other)
+    (tmp_path / "a" / "warehouse.duckdb").unlink()
+    load_truth(truth)  # nothing beside it to compare with
+    other.rename(tmp_path / "a" / "warehouse.duckdb")
+    with pytest.raises(TruthError, match="both of one world"):
+        load_truth(truth)
 
 
 def test_flat_view_joins(small_world):

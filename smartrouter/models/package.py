@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ReleaseMissing', 'ReleaseCorrupt', 'ReleaseExists', 'checksum', 'write_json', 'save_tensorflow', 'load_tensorflow',
            'write_parts', 'write_release', 'describe', 'short_card', 'stamp', 'read_manifest', 'verify', 'Release',
-           'load_release', 'champion', 'Predictor']
+           'load_release', 'pointed_version', 'champion', 'Predictor']
 
 # %% ../../nbs/models/package.ipynb #imports
 import hashlib
@@ -197,8 +197,11 @@ def read_manifest(
     if not path.is_file():
         raise ReleaseMissing(f"no release at {folder}", "a folder with manifest.json", "Retrain, or restore the folder")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError(f"a {type(manifest).__name__}, no object")
+        return manifest
+    except (OSError, ValueError) as error:
         raise ReleaseCorrupt(f"{path}: {error}", "valid JSON", "Restore the folder, or roll back") from error
 
 
@@ -248,13 +251,11 @@ def load_release(
         raise ReleaseCorrupt(f"release {folder}: {error!r}", "readable files", "Restore it, or roll back") from error
     return Release(folder, manifest, lookups, runtime, state)
 
-# %% ../../nbs/models/package.ipynb #champion
-def champion(
-    releases: Path,
-    name: str,  # e.g. processor_selector.volaris
-) -> Path | None:
-    """Return the champion's folder, or None when none was promoted yet."""
-    pointer = releases / name / "champion.json"
+# %% ../../nbs/models/package.ipynb #pointed_version
+def pointed_version(
+    pointer: Path,  # <releases>/<name>/champion.json
+) -> str | None:
+    """Return the version that a pointer names, None without a pointer; raise `ReleaseCorrupt` for a broken one."""
     try:
         version = str(json.loads(pointer.read_text(encoding="utf-8"))["version"])
     except FileNotFoundError:
@@ -262,8 +263,17 @@ def champion(
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ReleaseCorrupt(f"{pointer}: {error!r}", '{"version": "7", …}', "Promote a version again") from error
     if not version.isdigit():
-        raise ReleaseCorrupt(f"{pointer} names version {version!r}", "digits", "Promote a version again")
-    return releases / name / version
+        raise ReleaseCorrupt(f"{pointer} names version {version[:40]!r}", "digits", "Promote a version again")
+    return version
+
+
+def champion(
+    releases: Path,
+    name: str,  # e.g. processor_selector.volaris
+) -> Path | None:
+    """Return the champion's folder, or None when none was promoted yet."""
+    version = pointed_version(releases / name / "champion.json")
+    return releases / name / version if version else None
 
 # %% ../../nbs/models/package.ipynb #Predictor
 class Predictor:

@@ -222,7 +222,7 @@ def lift_of(folder: Path, label: str) -> list[dict[str, Any]]:
 
     table = pull(folder)
     data = dataset(table, test=0.25)
-    truth = load_truth(folder / "truth")
+    truth = load_truth(folder / "truth", folder / "warehouse.duckdb")
     early, middle, last = data.splits.masks(data.at_ms)
     rows, losses, shares = [], {}, {}
     for family, trainer in {"linear": linear, "forest": forest}.items():

@@ -14,6 +14,7 @@ from smartrouter.core.errors import SmartrouterError
 from smartrouter.core.settings import Settings
 from smartrouter.feedback.outcome import OutcomeRow
 from smartrouter.feedback.store import Store, StoreUnavailable, outcomes_after
+from smartrouter.models.package import pointed_version
 from smartrouter.rules.policy import MerchantPolicy, UnknownMerchant, load_policy, policy_path
 from smartrouter.rules.static import RuleSet, load_rules
 
@@ -78,22 +79,17 @@ def stamp(path: Path) -> Stamp:
 
 
 class NoChampion(SmartrouterError):
-    """No readable pointer to a champion model."""
+    """No model was promoted yet."""
 
 
 def champion_version(
     pointer: Path,  # champion.json
 ) -> str:
-    """The version that a pointer names; raises `NoChampion`."""
-    remedy = "Train and promote a model: smartrouter retrain, then smartrouter models promote"
-    try:
-        version = str(json.loads(pointer.read_text(encoding="utf-8"))["version"])
-    except FileNotFoundError:
-        raise NoChampion(f"no champion at {pointer}", "a pointer to a release", remedy) from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise NoChampion(f"{pointer}: {error}", 'a pointer such as {"version": "7"}', remedy) from error
-    if not version.isalnum():
-        raise NoChampion(f"{pointer}: version {version[:40]!r}", "letters and digits", remedy)
+    """The version that a pointer names; raises `NoChampion` or `ReleaseCorrupt`."""
+    version = pointed_version(pointer)
+    if version is None:
+        remedy = "Train and promote a model: smartrouter retrain, then smartrouter models promote"
+        raise NoChampion(f"no champion at {pointer}", "a pointer to a release", remedy)
     return version
 
 

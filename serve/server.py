@@ -1,6 +1,8 @@
-"""Granian, with one change of manner: workers that were killed are replaced, however often it happens."""
+"""Granian, with two changes of manner: killed workers are always replaced, and Ctrl-C reaches the parent only."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from granian import Granian
@@ -27,9 +29,31 @@ class Respawned(dict[int, float]):
         return super().get(index, default)
 
 
+@contextmanager
+def without_interrupt() -> Iterator[None]:
+    """Processes started inside never see SIGINT.
+
+    A terminal sends Ctrl-C to all of them, and the parent then ends its workers by SIGTERM. A Granian worker that gets
+    both stops halfway, holds on until the kill timeout (5 s) and is killed.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Server(Granian):  # type: ignore[valid-type,misc]  # MPServer or MTServer, by the interpreter
     """The server of `serve.run`."""
 
     def __init__(self, *given: Any, **named: Any):
         super().__init__(*given, **named)
         self.respawned_wrks = Respawned(self)
+
+    def _spawn_workers(self, *given: Any, **named: Any) -> None:
+        with without_interrupt():
+            super()._spawn_workers(*given, **named)
+
+    def _respawn_workers(self, *given: Any, **named: Any) -> None:
+        with without_interrupt():
+            super()._respawn_workers(*given, **named)

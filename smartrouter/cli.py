@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FILE', 'NAME', 'REASON', 'Refused', 'DiskFull', 'ExtraMissing', 'Commands', 'main', 'settings', 'say', 'show_table',
-           'WarehouseThere', 'embedded_file', 'world', 'ingest', 'rules', 'rules_sync', 'rules_show', 'retrain',
-           'models', 'registry', 'models_list', 'models_show', 'show_change', 'models_promote', 'models_rollback',
-           'predict', 'serve', 'bench']
+           'WarehouseThere', 'WarehouseNotThere', 'embedded_file', 'world', 'ingest', 'rules', 'rules_sync',
+           'rules_show', 'retrain', 'models', 'registry', 'models_list', 'models_show', 'show_change', 'models_promote',
+           'models_rollback', 'predict', 'serve', 'bench']
 
 # %% ../nbs/cli.ipynb #imports
 import errno
@@ -119,6 +119,10 @@ class WarehouseThere(SmartrouterError):
     """`world` was asked to write where a warehouse lies already, or where it may not write at all."""
 
 
+class WarehouseNotThere(SmartrouterError):
+    """SMARTROUTER_WAREHOUSE names a file that is not there: perhaps mistyped, and no place for a simulated merchant."""
+
+
 def embedded_file(
     url: str,  # of the warehouse
 ) -> Path:
@@ -139,7 +143,7 @@ def embedded_file(
 @click.option("--attempts", type=click.IntRange(100), default=250_000, show_default=True, help="About how many.")
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True, help="Same seed, same merchant.")
 @click.option("--replace", is_flag=True, help="Overwrite the warehouse that is there.")
-@click.option("--unless-present", is_flag=True, help="Do nothing when a warehouse is there.")
+@click.option("--unless-present", is_flag=True, help="Do nothing when one is there; else make the default one only.")
 def world(days: int, attempts: int, seed: int, replace: bool, unless_present: bool) -> None:
     """Simulate a merchant into the embedded warehouse, its truth kept apart.
 
@@ -153,6 +157,12 @@ def world(days: int, attempts: int, seed: int, replace: bool, unless_present: bo
         if unless_present:
             return say(f"warehouse: {path} is there")
         raise WarehouseThere(f"a warehouse at {path}", "none, or --replace", "Say --replace to overwrite it")
+    if unless_present and path.resolve() != (now.home / "warehouse.duckdb").resolve():
+        raise WarehouseNotThere(
+            f"SMARTROUTER_WAREHOUSE={now.warehouse}, and no file there",
+            "a warehouse that exists, or none named for a simulated one",
+            "Correct the path, fill it by smartrouter ingest or smartrouter world, or unset the variable",
+        )
     from smartrouter.rules.policy import policy_path
     from smartrouter.world.publish import build
 
@@ -176,17 +186,22 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @main.command(epilog="Example: smartrouter ingest attempts.csv --mapping params/ingest/psp.yaml")
 @click.argument("file", type=FILE)
 @click.option("--mapping", type=FILE, required=True, help="Column -> warehouse column, value maps, time zone (YAML).")
-@click.option("--replace", is_flag=True, help="Write rows again that are there already.")
+@click.option("--replace", is_flag=True, help="Rows of FILE win over differing ones that are there.")
 def ingest(file: Path, mapping: Path, replace: bool) -> None:
     """Bring FILE (CSV or Parquet payment attempts) into the embedded warehouse, whole or not at all.
 
+    Rows that are there already stay and are counted, so a later export may overlap with an earlier one; rows that
+    differ for the same attempt stop the import unless --replace is said.
     Refused rows go to <home>/ingest/<file>.rejected.csv with line and reason. The merchant's file is written to
     <home>/merchants/; work with it by SMARTROUTER_MERCHANT=<merchant>.
     """
     from smartrouter.warehouse.ingest import ingest as bring_in
 
     report = bring_in(file, mapping, settings(), say, replace=replace)
-    click.echo(f"merchant {report.merchant_id}: {report.accepted:,} attempts taken in, {report.rejected:,} refused")
+    there = f"{report.present:,} there already, " if report.present else ""
+    click.echo(
+        f"merchant {report.merchant_id}: {report.accepted:,} attempts taken in, {there}{report.rejected:,} refused"
+    )
 
 # %% ../nbs/cli.ipynb #rules
 @main.group(cls=Commands)

@@ -53,6 +53,14 @@ def test_every_command_refuses_an_unknown_option(ask, words):
     assert answer.exit_code == 2 and "--colour" in answer.output
 
 
+def test_a_mistyped_warehouse_is_not_simulated_into(ask, tmp_path):
+    path = tmp_path / "warehous.duckdb"
+    answer = ask("world", "--unless-present", warehouse=f"duckdb:///{path}")
+    assert answer.exit_code == 2 and answer.stderr.count("\n") == 1
+    assert "SMARTROUTER_WAREHOUSE=duckdb:///" in answer.stderr and "Correct the path" in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_loads_nothing_heavy():
     code = (
         "import sys; from smartrouter.cli import main; main(['--help'], standalone_mode=False); "

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HISTORY', 'NothingToRollBack', 'NoReason', 'Change', 'history', 'record', 'pointer_path', 'pointed_version',
            'write_pointer', 'repair', 'held', 'require_version', 'change_champion', 'moment', 'checked_reason',
-           'last_done', 'promote', 'rollback', 'show']
+           'last_done', 'promote', 'rollback', 'manifest_of', 'show']
 
 # %% ../../nbs/registry/promotion.ipynb #imports
 import json
@@ -18,6 +18,7 @@ from typing import Any
 
 from ..core.errors import SmartrouterError, listed
 from ..core.files import write_atomically
+from ..models import package
 from smartrouter.registry.versions import (
     CHAMPION,
     Registry,
@@ -29,7 +30,6 @@ from smartrouter.registry.versions import (
     list_versions,
     locked,
     model_of,
-    read_manifest,
 )
 
 # %% ../../nbs/registry/promotion.ipynb #NothingToRollBack
@@ -91,8 +91,8 @@ def pointed_version(
 ) -> str | None:
     """The version that the pointer names, None when it is missing or broken."""
     try:
-        return str(json.loads(pointer_path(registry, name).read_text(encoding="utf-8"))["version"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return package.pointed_version(pointer_path(registry, name))
+    except package.ReleaseCorrupt:
         return None
 
 
@@ -234,7 +234,17 @@ def rollback(
             )
         return change_champion(registry, name, target, "rollback", reason, now)
 
-# %% ../../nbs/registry/promotion.ipynb #show
+# %% ../../nbs/registry/promotion.ipynb #manifest_of
+def manifest_of(
+    folder: Path,  # of a release
+) -> dict[str, Any]:
+    """The manifest of a release, empty where it is missing or broken: the rest can still be shown."""
+    try:
+        return package.read_manifest(folder)
+    except (package.ReleaseMissing, package.ReleaseCorrupt):
+        return {}
+
+
 def show(
     registry: Registry,
     name: str,
@@ -256,5 +266,5 @@ def show(
         "params": dict(run.params) if run else {},
         "lineage": {key.removeprefix("lineage."): text for key, text in tags if key.startswith("lineage.")},
         "history": [asdict(e) for e in entries if wanted in (e.version, e.before)],
-        "manifest": read_manifest(registry.folder(name, wanted)),
+        "manifest": manifest_of(registry.folder(name, wanted)),
     }

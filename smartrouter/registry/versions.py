@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHAMPION', 'MODEL_NAME', 'UnknownVersion', 'ReleaseRefused', 'RegistryUnavailable', 'verify_release', 'Registry',
            'open_client', 'open_registry', 'foreign_errors', 'log_run', 'experiment', 'dataset_input', 'register',
-           'stamp', 'new_version', 'model_of', 'version_of_run', 'checked_release', 'read_manifest', 'check_name',
-           'locked', 'Version', 'champion_of', 'list_versions', 'list_models']
+           'new_version', 'model_of', 'version_of_run', 'checked_release', 'check_name', 'locked', 'Version',
+           'champion_of', 'list_versions', 'list_models']
 
 # %% ../../nbs/registry/versions.ipynb #imports
 import fcntl
@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import SmartrouterError
-from ..core.files import CannotWrite, place_folder, write_atomically
+from ..core.files import CannotWrite, place_folder
+from ..models.package import ReleaseCorrupt, ReleaseMissing, read_manifest, stamp
 from .lineage import Lineage, without_secrets
 
 # %% ../../nbs/registry/versions.ipynb #UnknownVersion
@@ -193,15 +194,6 @@ def register(
         place_folder(release, registry.folder(name, version), finish)
     return version
 
-
-def stamp(
-    folder: Path,  # of a release
-    version: str,
-) -> None:
-    """Write the version into the manifest."""
-    content = {**read_manifest(folder), "version": version}
-    write_atomically(folder / "manifest.json", json.dumps(content, indent=1, sort_keys=True, default=str) + "\n")
-
 # %% ../../nbs/registry/versions.ipynb #new_version
 def new_version(
     registry: Registry,
@@ -250,24 +242,15 @@ def checked_release(
 ) -> None:
     """Refuse a folder that is missing, is another model's, or whose files do not match their SHA-256."""
     remedy = "Take another version, or retrain; nothing was changed"
-    manifest = read_manifest(folder)
-    if not manifest:
-        raise ReleaseRefused(f"no release folder of {name} {version or ''}".strip(), f"a manifest in {folder}", remedy)
+    try:
+        manifest = read_manifest(folder)
+    except (ReleaseMissing, ReleaseCorrupt) as error:
+        given = f"no release folder of {name} {version or ''}".strip()
+        raise ReleaseRefused(given, f"a manifest in {folder}", remedy) from error
     found = f"{manifest.get('name')} version {manifest.get('version') or 'none'}"
     if manifest.get("name") != name or str(manifest.get("version") or "") != (version or ""):
         raise ReleaseRefused(f"{folder} holds {found}", f"{name} version {version or 'none'}", remedy)
     registry.verify(folder)
-
-
-def read_manifest(
-    folder: Path,  # of a release
-) -> dict[str, Any]:
-    """The manifest of a release, empty where it is missing or broken."""
-    try:
-        content = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 # %% ../../nbs/registry/versions.ipynb #check_name
 def check_name(

@@ -18,9 +18,10 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ..core.documents import PlainLoader
 from ..core.errors import SmartrouterError, listed
 from ..core.settings import Settings
-from ..rules.policy import MerchantPolicy, OnceLoader, load_policy
+from ..rules.policy import MerchantPolicy, load_policy
 
 # %% ../../nbs/retrain/plan.ipynb #ParamsRefused
 class ParamsRefused(SmartrouterError):
@@ -146,7 +147,7 @@ def read_params(
     if not JOB_NAME.fullmatch(Path(path).stem):
         raise ParamsRefused(f"file name {Path(path).name!r}", "letters, digits, _ . and -", "Rename it")
     try:
-        found = yaml.load(Path(path).read_text(encoding="utf-8"), OnceLoader) or {}
+        found = yaml.load(Path(path).read_text(encoding="utf-8"), PlainLoader) or {}
     except OSError as error:
         raise ParamsRefused(f"{path}: {error.strerror}", expected, "Name a file that is there") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -340,7 +340,7 @@ def write_page(
     """Write the HTML; a notebook that cannot be read gives a page that says so."""
     try:
         write_html(notebook, page)
-    except (ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         write_atomically(
             page, f"<!doctype html><title>{notebook.stem}</title><p>No notebook: {type(error).__name__}</p>"
         )

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MERCHANT_ID', 'RULE_FIELDS', 'Code', 'UnknownMerchant', 'PolicyRefused', 'FeesEntry', 'ProcessorEntry',
-           'HardRuleEntry', 'PolicyFile', 'Processor', 'HardRule', 'MerchantPolicy', 'OnceLoader', 'parse_policy',
-           'frozen_processor', 'freeze_when', 'policy_path', 'load_policy', 'eligible', 'hard_rule']
+           'HardRuleEntry', 'PolicyFile', 'Processor', 'HardRule', 'MerchantPolicy', 'parse_policy', 'frozen_processor',
+           'freeze_when', 'policy_path', 'load_policy', 'eligible', 'hard_rule']
 
 # %% ../../nbs/rules/policy.ipynb #imports
 import re
@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ..core.documents import PlainLoader
 from ..core.errors import SmartrouterError, listed
 
 # %% ../../nbs/rules/policy.ipynb #UnknownMerchant
@@ -171,18 +172,6 @@ class MerchantPolicy:
         found = self.by_code.get(code)
         return found.id if found else None
 
-# %% ../../nbs/rules/policy.ipynb #OnceLoader
-class OnceLoader(yaml.SafeLoader):
-    """YAML without duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping; refuse a key that comes twice."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [str(k) for k in keys if keys.count(k) > 1]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]} comes twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
 # %% ../../nbs/rules/policy.ipynb #parse_policy
 def parse_policy(
     text: str,  # YAML
@@ -191,7 +180,7 @@ def parse_policy(
     """Check a policy text and freeze it; raises `PolicyRefused` with every fault and its path."""
     remedy = f"Correct {source}; params/merchants/volaris.yaml is an example"
     try:
-        checked = PolicyFile.model_validate(yaml.load(text, OnceLoader))
+        checked = PolicyFile.model_validate(yaml.load(text, PlainLoader))
     except yaml.YAMLError as error:
         raise PolicyRefused(f"{source}: {' '.join(str(error).split())}", "valid YAML", remedy) from error
     except ValidationError as error:

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['START', 'AMOUNT', 'PROCESSOR', 'APPROVED', 'BRAND', 'CHANNEL', 'DETAIL', 'REQUIRED', 'DETAIL_KEYS', 'FILLED',
-           'DERIVED', 'BOOLEAN', 'check_target', 'Strict', 'as_text', 'FileFormat', 'ColumnMapping', 'Purchases',
-           'Outcome', 'Fees', 'ProcessorMapping', 'Mapping', 'disagreements', 'MappingRefused', 'PlainLoader',
-           'parse_mapping', 'load_mapping']
+           'DERIVED', 'check_target', 'Strict', 'as_text', 'FileFormat', 'ColumnMapping', 'Purchases', 'Outcome',
+           'Fees', 'ProcessorMapping', 'Mapping', 'disagreements', 'MappingRefused', 'parse_mapping', 'load_mapping']
 
 # %% ../../nbs/warehouse/mapping.ipynb #imports
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..core.cards import refuse_card_numbers
+from ..core.documents import PlainLoader
 from ..core.errors import SmartrouterError, listed
 from .schema import identifier
 
@@ -209,31 +209,6 @@ def disagreements(
 # %% ../../nbs/warehouse/mapping.ipynb #MappingRefused
 class MappingRefused(SmartrouterError):
     """A mapping file is malformed; the message lists every fault with its path."""
-
-
-class PlainLoader(yaml.SafeLoader):
-    """YAML in which only true and false are booleans, no key comes twice, and nothing refers back to itself."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse an alias: a few of them make a file that never ends."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "an alias (*) is not allowed", self.peek_event().start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping; refuse a key that comes twice."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [str(key) for key in keys if keys.count(key) > 1]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]} comes twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-BOOLEAN = "tag:yaml.org,2002:bool"
-PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if tag != BOOLEAN or first in "tTfF"]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 # %% ../../nbs/warehouse/mapping.ipynb #parse_mapping
 def parse_mapping(

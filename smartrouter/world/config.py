@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # %% ../../nbs/world/config.ipynb #imports-2
+from ..core.documents import PlainLoader
 from ..core.errors import SmartrouterError, listed
 
 # %% ../../nbs/world/config.ipynb #WorldFileError
@@ -350,7 +351,7 @@ def _read(path: Path, model: type[BaseModel], what: str) -> Any:
     if not path.is_file():
         raise WorldFileError(f"no {what} file at {path}", "a readable YAML file", "Give its path, or restore it")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)
     except yaml.YAMLError as error:
         raise WorldFileError(f"{path} is not YAML ({error})", "a YAML mapping", "Correct the file") from error
     try:

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['WarehouseExists', 'condition_operand', 'rule_rows', 'member_row', 'option_rows', 'insert_rows', 'write_warehouse',
-           'write_truth', 'write_shifts', 'write_events', 'publish', 'refuse_existing', 'discard', 'build']
+           'write_truth', 'write_shifts', 'write_events', 'world_id', 'publish', 'refuse_existing', 'discard', 'build']
 
 # %% ../../nbs/world/publish.ipynb #imports
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 # %% ../../nbs/world/publish.ipynb #imports-2
 from ..core.errors import SmartrouterError
+from ..core.files import CannotWrite, disk_errors
 from ..warehouse.schema import CONTRACT, create_contract
 from .physics import CAUSES, message_shifts
 from .policy import field_values
@@ -129,6 +131,7 @@ def write_warehouse(world: World, path: Path, progress: Callable[[str], None] = 
             progress(f"writing {view}")
             used = {name: value for name, value in known.items() if f"${name}" in select}
             connection.execute(f"INSERT INTO SOURCES.{view} BY NAME {select}", used)
+        connection.execute(f"COMMENT ON TABLE SOURCES.VW_ATHENA_PAYMENT_ATTEMPT IS '{world_id(world)}'")
         connection.execute("COMMIT")
         counted = {}
         for view in CONTRACT:
@@ -199,8 +202,18 @@ def write_events(world: World, folder: Path) -> None:
         "seed": world.config.seed,
         "physics_seed": world.file.physics.seed,
         "processors": world.catalogue.processors,
+        "world": world_id(world),
     }
     (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+# %% ../../nbs/world/publish.ipynb #world_id
+def world_id(world: World) -> str:
+    """Merchant, seed, days, attempts and a digest of the potential outcomes, such as volaris-7-180-250012-1f0c."""
+    a, digest = world.attempts, hashlib.blake2b(digest_size=8)
+    for values in (a["at"], a["processor"], world.truth["p"], world.truth["y"]):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    parts = (world.merchant.merchant_id, world.config.seed, world.config.days, len(a["at"]), digest.hexdigest())
+    return "-".join(map(str, parts))
 
 # %% ../../nbs/world/publish.ipynb #publish
 def publish(
@@ -211,22 +224,25 @@ def publish(
     replace: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, int]:
-    """Write warehouse and truth, complete or not at all; returns rows per view. Raises WarehouseExists."""
+    """Write warehouse and truth, complete or not at all; returns rows per view. Raises WarehouseExists, CannotWrite."""
     path, folder = Path(warehouse_path), Path(truth_dir)
     refuse_existing(path, folder, replace)
     part, parts = path.with_name(f".{path.name}.part"), folder.with_name(f".{folder.name}.part")
-    for target in (path, folder):
-        target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        discard(part, parts)
-        parts.mkdir()
-        rows = write_warehouse(world, part, progress)
-        progress("writing the truth")
-        write_truth(world, parts)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(parts, folder)
-        os.replace(part, path)
+        with disk_errors():
+            for target in (path, folder):
+                target.parent.mkdir(parents=True, exist_ok=True)
+            discard(part, parts)
+            parts.mkdir()
+            rows = write_warehouse(world, part, progress)
+            progress("writing the truth")
+            write_truth(world, parts)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(parts, folder)
+            os.replace(part, path)
+    except OSError as error:
+        raise CannotWrite(path, error) from error
     finally:
         discard(part, parts)
     return rows
@@ -260,7 +276,8 @@ def build(
 ) -> dict:
     """Simulate and publish one history; returns attempts, orders, period and rows per view.
 
-    Raises WarehouseExists, WorldConfigError, WorldFileError; a refused or failed build leaves no file behind.
+    Raises WarehouseExists, CannotWrite, WorldConfigError, WorldFileError;
+    a refused or failed build leaves no file behind.
     """
     refuse_existing(Path(warehouse_path), Path(truth_dir), replace)
     world = simulate(WorldConfig(days, attempts, seed, merchant_file, world_file), progress)

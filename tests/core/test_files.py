@@ -1,11 +1,12 @@
 """Atomic writes: the old content or the new one, and nothing left lying around."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from smartrouter.core.files import CannotWrite, place_folder, write_atomically
+from smartrouter.core.files import CannotWrite, disk_errors, place_folder, write_atomically, write_folder
 
 
 def test_write_replaces_and_makes_folders(tmp_path):
@@ -52,3 +53,33 @@ def test_place_folder_leaves_nothing_of_a_failed_copy(tmp_path, monkeypatch):
     with pytest.raises(CannotWrite, match="No space"):
         place_folder(source, tmp_path / "releases" / "7")
     assert list(Path(tmp_path / "releases").iterdir()) == []
+
+
+def test_write_folder_sees_a_folder_that_came_meanwhile(tmp_path):
+    def fill(part):
+        (tmp_path / "7").mkdir()
+        (tmp_path / "7" / "file").write_text("first")
+        (part / "file").write_text("second")
+
+    assert not write_folder(tmp_path / "7", fill)
+    assert [p.name for p in tmp_path.iterdir()] == ["7"] and (tmp_path / "7" / "file").read_text() == "first"
+
+
+def test_write_folder_says_where_it_may_not_write(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotWrite, match="File exists"):
+        write_folder(tmp_path / "file" / "7", lambda part: None)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+def test_a_library_that_met_a_full_disk_is_understood(code):
+    with pytest.raises(OSError) as caught, disk_errors():
+        raise RuntimeError(f"IO Error: x: {os.strerror(code)} (os)")
+    assert caught.value.errno == code
+
+
+@pytest.mark.parametrize("error", [ValueError("something else"), OSError(2, "No such file"), KeyboardInterrupt()])
+def test_all_other_errors_pass(error):
+    with pytest.raises(type(error)) as caught, disk_errors():
+        raise error
+    assert caught.value is error

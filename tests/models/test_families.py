@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
+from smartrouter.core.files import CannotWrite
 from smartrouter.features.dataset import build
 from smartrouter.features.matrix import CONTRACT_VERSION, FEATURE_NAMES
-from smartrouter.models import calibrate, forest, linear, mixed
+from smartrouter.models import calibrate, forest, linear, mixed, package
 from smartrouter.models.package import (
     Predictor,
     ReleaseCorrupt,
+    ReleaseExists,
     ReleaseMissing,
     champion,
     load_release,
@@ -56,14 +58,20 @@ def fitted(family, data):
 
 
 @pytest.fixture(scope="module")
-def release(fitted, data, tmp_path_factory):
-    """The model as a release folder, version 3."""
+def parts(fitted, data):
+    """What `write_release` asks for beside a folder."""
     _, middle, _ = data.splits.masks(data.at_ms)
     codes = data.X[middle][:, FEATURE_NAMES.index("processor")].astype(int)
     calibration = calibrate.fit(fitted.logit(data.X[middle]), data.y[middle], codes, len(PROCESSORS))
-    name = "processor_selector.volaris"
-    folder = tmp_path_factory.mktemp("releases") / name / "3"
-    write_release(folder, name=name, fitted=fitted, calibration=calibration, data=data, learnt=PROCESSORS[:3])
+    asked = {"fitted": fitted, "calibration": calibration, "data": data, "learnt": PROCESSORS[:3]}
+    return asked | {"name": "processor_selector.volaris"}
+
+
+@pytest.fixture(scope="module")
+def release(parts, tmp_path_factory):
+    """The model as a release folder, version 3."""
+    folder = tmp_path_factory.mktemp("releases") / parts["name"] / "3"
+    write_release(folder, **parts)
     stamp(folder, "3")
     return folder
 
@@ -161,3 +169,33 @@ def test_the_champion_pointer_is_read_or_refused(tmp_path):
         (folder / "champion.json").write_text(bad)
         with pytest.raises(ReleaseCorrupt, match=r"champion\.json"):
             champion(tmp_path, folder.name)
+
+
+FULL = "No space left on device"
+
+
+BY_TENSORFLOW = RuntimeError(f"variables/part-0; {FULL} [Op:SaveV2]")
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [("save_arrays", OSError(28, FULL)), ("save_tensorflow", BY_TENSORFLOW), ("write_json", OSError(28, FULL))],
+)
+def test_a_full_disk_leaves_nothing_of_a_release(parts, tmp_path, monkeypatch, step, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(package, step, full)
+    with pytest.raises(CannotWrite, match=FULL):
+        write_release(tmp_path / "candidate", **parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_release_is_never_written_over(parts, release, tmp_path):
+    before = {p.name for p in release.iterdir()}
+    with pytest.raises(ReleaseExists, match="3"):
+        write_release(release, **parts)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotWrite, match="File exists"):
+        write_release(tmp_path / "file" / "candidate", **parts)
+    assert {p.name for p in release.iterdir()} == before

@@ -168,6 +168,24 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
         reserve(tmp_path / "ci", datetime(2026, 4, 1, 9))
 
 
+def test_a_disk_that_fills_up_in_the_middle_is_said_and_the_page_too(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("papermill.execute_notebook", full)
+        with pytest.raises(CannotWrite, match="No space"):
+            tiny_run(tmp_path, "pass")
+    (result,) = (tmp_path / "out").rglob("*.result.json")
+    assert json.loads(result.read_text())["verdict"] == "failed: interrupted"
+    running.write_page(tmp_path / "gone.ipynb", tmp_path / "gone.html")
+    assert "No notebook: FileNotFoundError" in (tmp_path / "gone.html").read_text()
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(CannotWrite, match="No space"):
+        running.write_page(tmp_path / "tiny.ipynb", tmp_path / "full.html")
+    assert not (tmp_path / "full.html").exists()
+
+
 def test_the_report_is_linear():
     cells = nbformat.read(REPORT, as_version=4).cells
     code = [c for c in cells if c.cell_type == "code"]

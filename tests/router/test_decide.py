@@ -135,6 +135,15 @@ default_order: [STR, ADY]
     assert decide(franc, now=0, policy=policy).approach == "hard_rule"
 
 
+@pytest.mark.parametrize("asked", [None, ["WORLDPAY"]])
+def test_a_hard_rule_wins_over_what_its_processor_lists(policy, asked):
+    assert "JPY" not in policy.by_code["AMEX"].currencies
+    yen = {"order": {"amount": 90_000, "currency": "JPY"}, "card": {"bin": "371449", "brand": "AMEX"}}
+    found = decide(yen | {"eligible_processors": asked}, now=0, policy=policy, predictor=Fixed({"WORLDPAY": 0.9}))
+    assert found.approach == "hard_rule" and [r.processor for r in found.ranking] == ["AMEX"]
+    assert {(e.processor, e.reason) for e in found.excluded} == {(c, "hard_rule") for c in policy.codes if c != "AMEX"}
+
+
 def test_a_processor_behind_the_third_is_named_and_not_lost():
     codes = ["A", "B", "C", "D", "E"]
     lines = "\n".join(f"  - {{code: {c}, id: null, brands: [VISA], currencies: [EUR]}}" for c in codes)

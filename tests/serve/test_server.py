@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import closing, contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,29 @@ def test_a_stop_finishes_what_has_begun(own_service):
     assert code == 0
     ((stored,),) = own_service.rows("SELECT count(*) FROM predictions")
     assert statuses[0]["200"] == stored > 0  # nothing was decided without an answer, nor answered without a record
+
+
+def test_ctrl_c_ends_all_and_loses_no_acknowledged_event(own_service):
+    """A terminal sends SIGINT to parent and workers alike; no worker has to be killed for it."""
+    acknowledged = []
+
+    def post_until_it_ends():
+        with suppress(OSError, HTTPException):
+            while True:
+                event = {"prediction_id": "p-none", "event_id": f"e-{len(acknowledged)}", "processor": "MIT"}
+                if call(f"{own_service.url}/api/v1/ml/feedback", event | {"status": "error"})[0] == 202:
+                    acknowledged.append(event["event_id"])
+
+    posting = threading.Thread(target=post_until_it_ends)
+    posting.start()
+    time.sleep(0.7)
+    for pid in [own_service.process.pid, *own_service.workers()]:
+        os.kill(pid, signal.SIGINT)
+    assert own_service.process.wait(timeout=20) == 0
+    posting.join(timeout=20)
+    kept = {name for (name,) in own_service.rows("SELECT json_extract(body, '$.event_id') FROM feedback")}
+    assert acknowledged and set(acknowledged) <= kept
+    assert "refused to gracefully stop" not in (own_service.home / "server.log").read_text()
 
 
 def test_a_killed_service_comes_back_with_all_it_knew(tmp_path, promote):

@@ -23,7 +23,7 @@ from smartrouter.rules.policy import load_policy
 from smartrouter.rules.static import parse_rules
 from smartrouter.warehouse import ingest as module
 from smartrouter.warehouse.connect import connect
-from smartrouter.warehouse.ingest import AlreadyIngested, IngestFailed, TooManyRejected, ingest
+from smartrouter.warehouse.ingest import IngestFailed, RowsDiffer, TooManyRejected, ingest
 from smartrouter.warehouse.mapping import MappingRefused, load_mapping, parse_mapping
 from smartrouter.warehouse.queries import attempts, routing_rules
 from smartrouter.warehouse.rows import CardNumbersInFile, FileRefused
@@ -97,7 +97,7 @@ def test_a_good_file(shop: Shop) -> None:
     assert rows[0]["attempted_at"] == dt.datetime(2026, 4, 15, 18) == report.first_at  # Mexico City is UTC-6
     assert rows[0]["known_at"] - rows[0]["attempted_at"] == dt.timedelta(seconds=2)
     assert {row["channel"] for row in rows} == {"WEB"} and rows[3]["brand"] == "MASTERCARD"
-    assert any("read 4 rows" in line for line in said) and any("4 attempts of 3 orders" in line for line in said)
+    assert any("read 4 rows" in line for line in said) and any("4 of 4 attempts of 3 orders" in line for line in said)
 
 
 def test_the_merchant_needs_no_code(shop: Shop) -> None:
@@ -217,17 +217,86 @@ def test_unmapped_columns_are_named(shop: Shop) -> None:
     assert report.unmapped == ("shape",)
 
 
-def test_the_same_file_again(shop: Shop) -> None:
+def counts(shop: Shop) -> dict[str, int]:
+    """Rows in the views of a payment."""
+    with duckdb.connect(shop.settings.warehouse.removeprefix("duckdb:///")) as raw:
+        views = ("ORDER", "PAYMENT", "PAYMENT_ATTEMPT", "PAYMENT_EVENTS", "CHANNEL")
+        found = {v: raw.execute(f"SELECT COUNT(*) FROM SOURCES.VW_ATHENA_{v}").fetchone() for v in views}
+        return {view: row[0] for view, row in found.items() if row}
+
+
+def test_the_same_file_again_changes_nothing(shop: Shop) -> None:
+    shop.ingest(*GOOD)
+    before = shop.attempts(), counts(shop)
+    for replace in (False, True):
+        report = shop.ingest(*GOOD, replace=replace)
+        assert (report.accepted, report.present, report.replaced) == (0, 4, 0)
+        assert (shop.attempts(), counts(shop)) == before
+    assert before[1] == {"ORDER": 3, "PAYMENT": 3, "PAYMENT_ATTEMPT": 4, "PAYMENT_EVENTS": 8, "CHANNEL": 1}
+
+
+@given(cut=st.integers(1, 4), overlap=st.integers(0, 3))
+@settings(max_examples=12, deadline=None)
+def test_two_overlapping_exports_are_as_good_as_one(tmp_path_factory: Any, cut: int, overlap: int) -> None:
+    """Only a purchase that the second file knows the beginning of can go on; so the cut is not in the middle of one."""
+    rows = [*GOOD, "2026-04-15 12:10:20,US,99.5,WORLDPAY,Y,MASTERCARD\n"]
+    whole, parts = (Shop(tmp_path_factory.mktemp("shop")) for _ in range(2))
+    whole.ingest(*rows)
+    parts.ingest(*rows[:cut])
+    report = parts.ingest(*rows[0 if cut in (1, 4) else max(0, cut - overlap) :])
+    assert report.accepted == 5 - cut and report.replaced == 0
+    assert parts.attempts() == whole.attempts() and counts(parts) == counts(whole)
+
+
+OWN_IDS = MAPPING.replace("constants:", "  id: {to: VW_ATHENA_PAYMENT_ATTEMPT.PAYMENT_ATTEMPT_ID}\nconstants:")
+NAMED = [f"{row.strip()},t{number}\n" for number, row in enumerate(GOOD)]
+OWN_HEADER = HEADER.strip() + ",id\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "old", "new"),
+    [(3, ",Y,", ",N,"), (2, "12:00:00", "12:00:01"), (5, "99.5", "98.5"), (5, "US", "CA"), (2, "VISA", "MASTERCARD")],
+)
+def test_a_corrected_row_is_refused_and_taken_on_request(shop: Shop, line: int, old: str, new: str) -> None:
+    options: Any = {"mapping": OWN_IDS, "header": OWN_HEADER}
+    shop.ingest(*NAMED, **options)
+    before = shop.attempts(), counts(shop)
+    corrected = [row.replace(old, new) if number == line else row for number, row in enumerate(NAMED, start=2)]
+    later = "2026-04-16 12:00:00,MX,7,ELAVON,Y,VISA,t9\n"
+    with pytest.raises(RowsDiffer, match=rf"1 of 5 rows .* line {line} \(attempt t{line - 2}\).*--replace"):
+        shop.ingest(*corrected, later, **options)
+    assert (shop.attempts(), counts(shop)) == before
+    report = shop.ingest(*corrected, later, replace=True, **options)
+    assert (report.accepted, report.replaced, report.present) == (2, 1, 3)
+    fresh = Shop(shop.folder / "fresh")
+    fresh.folder.mkdir()
+    fresh.ingest(*corrected, later, **options)
+    if (line, old) != (3, ",Y,"):  # that one ends the purchase otherwise; what is there keeps its order
+        assert shop.attempts() == fresh.attempts()
+    assert len(shop.attempts()) == 5 and counts(shop)["PAYMENT_EVENTS"] == 10
+
+
+def test_a_part_of_an_order_replaces_only_its_rows(shop: Shop) -> None:
+    options: Any = {"mapping": OWN_IDS, "header": OWN_HEADER}
+    shop.ingest(*NAMED, **options)
+    second = NAMED[1].replace(",Y,", ",N,")
+    assert shop.ingest(second, replace=True, **options).replaced == 1
+    rows = shop.attempts()
+    assert [row["sequence_order"] for row in rows] == [1, 2, 1, 1] and not rows[1]["approved"]
+    assert rows[0]["order_id"] == rows[1]["order_id"]
+    with duckdb.connect(shop.settings.warehouse.removeprefix("duckdb:///")) as raw:
+        sql = "SELECT ORDER_APPROVED_INDICATOR FROM SOURCES.VW_ATHENA_ORDER WHERE ORDER_ID = $1"
+        assert raw.execute(sql, [rows[0]["order_id"]]).fetchall() == [(False,)]
+
+
+def test_without_ids_a_new_row_among_known_ones_may_be_a_correction(shop: Shop) -> None:
     shop.ingest(*GOOD)
     before = shop.attempts()
-    with pytest.raises(AlreadyIngested, match="4 of 5 rows"):
-        shop.ingest(*GOOD, "2026-04-15 13:00:00,MX,7,ELAVON,Y,VISA\n")
+    corrected = [*GOOD[:2], GOOD[2].replace(",Y,", ",N,"), GOOD[3]]
+    with pytest.raises(RowsDiffer, match=r"1 rows without an attempt id .* line 4.*--replace"):
+        shop.ingest(*corrected)
     assert shop.attempts() == before
-    report = shop.ingest(*GOOD, replace=True)
-    assert report.replaced == 4 and shop.attempts() == before
-    with duckdb.connect(shop.settings.warehouse.removeprefix("duckdb:///")) as raw:
-        for view, rows in {"ORDER": 3, "PAYMENT": 3, "PAYMENT_ATTEMPT": 4, "PAYMENT_EVENTS": 8, "CHANNEL": 1}.items():
-            assert raw.execute(f"SELECT COUNT(*) FROM SOURCES.VW_ATHENA_{view}").fetchall() == [(rows,)]
+    assert shop.ingest(*corrected, replace=True).accepted == 1 and len(shop.attempts()) == 5
 
 
 def test_two_merchants_share_a_warehouse(shop: Shop) -> None:

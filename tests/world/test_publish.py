@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from smartrouter.core.cards import find_card_number
+from smartrouter.core.files import CannotWrite
 from smartrouter.rules.policy import load_policy
 from smartrouter.rules.static import parse_rules
 from smartrouter.warehouse import queries
@@ -18,7 +19,7 @@ from smartrouter.warehouse.connect import connect
 from smartrouter.warehouse.schema import CONTRACT, verify_contract
 from smartrouter.world import publish as module
 from smartrouter.world.publish import WarehouseExists, build
-from smartrouter.world.truth import load_truth
+from smartrouter.world.truth import TruthError, load_truth
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -171,12 +172,21 @@ def test_replace_puts_a_new_world_in_the_place_of_the_old(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["truth", "w.duckdb"]
 
 
-def test_a_run_that_dies_leaves_nothing(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+FULL = "No space left on device"
+BY_DUCKDB = duckdb.IOException(f'IO Error: Could not write file "w.duckdb": {FULL}')
 
-    monkeypatch.setattr(module, "write_truth", full)
-    with pytest.raises(OSError, match="No space left"):
+
+@pytest.mark.parametrize("step", ["write_warehouse", "write_truth"])
+@pytest.mark.parametrize("error", [OSError(28, FULL), BY_DUCKDB], ids=["system", "duckdb"])
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, step, error):
+    write = getattr(module, step)
+
+    def full(*given):
+        write(*given)
+        raise error
+
+    monkeypatch.setattr(module, step, full)
+    with pytest.raises(CannotWrite, match=FULL):
         build(tmp_path / "w.duckdb", tmp_path / "truth", days=7, attempts=500, seed=1, **FILES)
     assert list(tmp_path.iterdir()) == []
 
@@ -185,7 +195,7 @@ def test_a_run_that_dies_keeps_the_old_world(tmp_path, monkeypatch):
     build(tmp_path / "w.duckdb", tmp_path / "truth", days=7, attempts=500, seed=1, **FILES)
     before = (tmp_path / "w.duckdb").read_bytes()
     monkeypatch.setattr(module, "write_truth", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(CannotWrite, match="full"):
         build(tmp_path / "w.duckdb", tmp_path / "truth", days=7, attempts=500, seed=2, replace=True, **FILES)
     assert (tmp_path / "w.duckdb").read_bytes() == before and (tmp_path / "truth/attempts.parquet").exists()
 
@@ -203,6 +213,21 @@ def test_truth_is_not_in_the_warehouse_and_no_model_code_opens_it(small_world):
         )
     ]
     assert not readers, f"{readers} read the truth"
+
+
+def test_truth_and_warehouse_must_be_of_one_world(tmp_path):
+    for name, seed in (("a", 5), ("b", 6)):
+        folder = tmp_path / name
+        build(folder / "warehouse.duckdb", folder / "truth", days=7, attempts=500, seed=seed, **FILES)
+    truth, other = tmp_path / "a" / "truth", tmp_path / "b" / "warehouse.duckdb"
+    assert len(load_truth(truth, tmp_path / "a" / "warehouse.duckdb").attempt_id) > 0
+    with pytest.raises(TruthError, match=r"world volaris-5-7-.* world volaris-6-7-.*smartrouter world --replace"):
+        load_truth(truth, other)
+    (tmp_path / "a" / "warehouse.duckdb").unlink()
+    load_truth(truth)  # nothing beside it to compare with
+    other.rename(tmp_path / "a" / "warehouse.duckdb")
+    with pytest.raises(TruthError, match="both of one world"):
+        load_truth(truth)
 
 
 def test_flat_view_joins(small_world):

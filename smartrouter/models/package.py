@@ -107,6 +107,7 @@ def write_release(
     metrics: Mapping[str, Any] | None = None,
     card: str = "",  # model card, Markdown; empty: a short one is written
     facts: Mapping[str, Any] | None = None,  # lineage: git commit, warehouse, extract
+    reference: Mapping[str, Any] | None = None,  # statistics of the training rows, of monitor.skew.reference_of
 ) -> dict[str, Any]:
     """Write a release without a version yet; return its manifest."""
     from smartrouter.models.calibrate import as_arrays
@@ -123,6 +124,8 @@ def write_release(
         "facts": dict(facts or {}),
     }
     (folder / "model_card.md").write_text(card or short_card(manifest, fitted), encoding="utf-8")
+    if reference is not None:
+        write_json(folder / "reference.json", reference)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     manifest["files"] = {p.relative_to(folder).as_posix(): checksum(p) for p in files}
     write_json(folder / "manifest.json", manifest)

@@ -126,7 +126,7 @@ def planted(data, column, values):
 
 
 def leaks(table, data):
-    """What each planted leak puts into a column: the answer, the order's future, today's user, an aggregate too wide."""
+    """What each planted leak puts into a column: the answer, the order's future, today's user, an own outcome."""
     order = table.select(["order_id", "user_id", "bin", "processor"]).take(data.index).to_pandas()
     y = pd.Series(data.y.astype(float))
     user, route = y.groupby(order["user_id"].to_numpy()), y.groupby((order["bin"] + order["processor"]).to_numpy())

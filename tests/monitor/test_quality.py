@@ -158,4 +158,4 @@ def test_the_public_attempts_pass(tmp_path):
     ingest(source, Path(__file__).parents[2] / "params/ingest/psp.yaml", settings)
     with connect(url, job="test") as warehouse:
         table = attempts(warehouse, merchants(warehouse)["merchant_id"][0].as_py())
-    require(gate(table, Gate()))
+    assert [c.name for c in gate(table, Gate()) if c.level == "error" and not c.passed] == []

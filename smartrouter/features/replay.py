@@ -39,7 +39,7 @@ def replay(
     table: Any,  # pyarrow.Table of the attempts frame, from the beginning of the history
     data: Dataset,  # built from that table
     *,
-    decisions: int,  # how many decisions to compare
+    decisions: int,  # how many decisions to compare; those at a processor that training never heard of are left out
     start: int = 0,  # first row to compare; everything before it is played as well
     clock: Callable[[], float] | None = None,  # e.g. time.perf_counter, to time the live side
 ) -> Replayed:
@@ -51,21 +51,23 @@ def replay(
     known = np.array([data.lookups.processors.index(v) if v in data.lookups.processors else 0 for v in values])[codes]
     kinds = kinds_of(table, numeric(table, "approved"))
     waiting: list[tuple[int, int, int]] = []  # (known at, index, index) of outcomes on their way
-    state, live, seconds = LiveState(data.lookups), [], []
+    state, live, seconds, compared = LiveState(data.lookups), [], [], []
     for index, (row, request) in enumerate(zip(rows, requests, strict=True)):
         now_ms = int(data.columns["at_ms"][index])
         while waiting and waiting[0][0] < now_ms:
             arrived, _, earlier = heapq.heappop(waiting)
             at_ms = int(data.columns["at_ms"][earlier])
             state.apply(requests[earlier], rows[earlier]["processor"], KINDS[kinds[earlier]], at_ms, arrived)
-        if index >= start:
+        if index >= start and row["processor"] in data.lookups.processors:
+            compared.append(index)
             began = clock() if clock else 0.0
             live.append(state.features(request, (row["processor"],), now_ms)[0])
             seconds.append((clock() if clock else 0.0) - began)
         if row["known_at"] is not None and row["approved"] is not None:
             heapq.heappush(waiting, (known_ms(row["known_at"]), index, index))
-    offline = logged_matrix(data.columns, np.arange(start, end), known[start:end], data.reader, data.lookups)
-    return Replayed(offline, np.array(live), end - start, np.array(seconds))
+    offline = logged_matrix(data.columns, np.array(compared, int), known[compared], data.reader, data.lookups)
+    live_rows = np.array(live, dtype=np.float32).reshape(offline.shape)
+    return Replayed(offline, live_rows, len(compared), np.array(seconds))
 
 
 def known_ms(moment: Any) -> int:

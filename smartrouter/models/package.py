@@ -126,6 +126,7 @@ def write_release(
     metrics: Mapping[str, Any] | None = None,
     card: str = "",  # model card, Markdown; empty: a short one is written
     facts: Mapping[str, Any] | None = None,  # lineage: git commit, warehouse, extract
+    reference: Mapping[str, Any] | None = None,  # statistics of the training rows, of monitor.skew.reference_of
 ) -> dict[str, Any]:
     """Write a release without a version and return its manifest; raise `ReleaseExists` or `CannotWrite`."""
     manifest = describe(name, fitted, calibration, data, learnt) | {
@@ -136,6 +137,8 @@ def write_release(
     def fill(part: Path) -> None:
         write_parts(part, fitted, calibration, data)
         (part / "model_card.md").write_text(card or short_card(manifest, fitted), encoding="utf-8")
+        if reference is not None:
+            write_json(part / "reference.json", reference)
         files = sorted(p for p in part.rglob("*") if p.is_file())
         manifest["files"] = {p.relative_to(part).as_posix(): checksum(p) for p in files}
         write_json(part / "manifest.json", manifest)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..core.documents import PlainLoader
 from ..core.errors import SmartrouterError, listed
 from ..core.settings import Settings
+from ..monitor.quality import Gate
 from ..rules.policy import MerchantPolicy, load_policy
 
 # %% ../../nbs/retrain/plan.ipynb #ParamsRefused
@@ -57,19 +58,22 @@ class Training(Window):
     seed: int = Field(default=7, ge=0, le=2**31 - 1)
 
 # %% ../../nbs/retrain/plan.ipynb #Plan
-class Plan(Training):
+class Plan(Gate, Training):
     """One retraining."""
 
-    least_rows: int = Field(default=20_000, ge=100)  # attempts below which nothing is trained
     least_per_processor: int = Field(default=200, ge=1)  # training attempts that a processor needs to be ranked
-    most_unknown: float = Field(default=0.2, ge=0, le=1)  # share of attempts that were never answered
-    most_gap_hours: float = Field(default=24.0, gt=0)  # without a single attempt
+    audit_rows: int = Field(default=50_000, ge=1_000)  # latest attempts that the leakage audit looks at
+    replay_rows: int = Field(default=2_000, ge=100)  # decisions that are built again as the service builds them
+    most_single_auc: float = Field(default=0.75, ge=0.5, lt=1)  # of one feature alone
+    most_own_outcome: float = Field(default=0.3, gt=0, lt=1)  # correlation with the attempt's own outcome, see leakage
+    trusted_features: tuple[str, ...] = ()  # looked at by a person, not audited
+    slice_worse: float = Field(default=0.005, gt=0, le=1)  # log loss (nats) that a slice may lose to the champion
     least_auc: float = Field(default=0.55, ge=0.5, lt=1)  # on the test rows
     most_ece: float = Field(default=0.05, gt=0, le=1)  # expected calibration error on the test rows
     at_most_worse: float = Field(default=0.0, ge=0, le=0.1)  # log loss that the new model may lose at worst, nats
     promote: bool = True  # False: a dry run, nothing is registered or promoted
 
-    @field_validator("families", mode="before")
+    @field_validator("families", "trusted_features", mode="before")
     @classmethod
     def as_tuple(cls, value: Any) -> Any:
         """YAML has lists."""

@@ -4,7 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from smartrouter.evaluation.slices import SLICES, SliceRefused, amount_bands, slice_scores
+from smartrouter.evaluation.slices import (
+    MOST_CELLS,
+    SLICES,
+    SliceRefused,
+    amount_bands,
+    pooled,
+    slice_regressions,
+    slice_scores,
+    sliceable,
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +28,8 @@ def attempts():
             "amount": rng.lognormal(7, 1, n),
             "initiation": rng.choice(["CIT", "MIT", None], n, p=[0.9, 0.05, 0.05]),
             "sequence_order": rng.choice([1, 2, 3, 4, 9], n, p=[0.8, 0.1, 0.05, 0.03, 0.02]),
+            "bank": rng.choice(["BBVA", "HSBC", None], n),
+            "bin": rng.choice(["41523188", "510510", None], n, p=[0.6, 0.3, 0.1]),
         }
     )
 
@@ -63,3 +74,74 @@ def test_frames_that_cannot_be_sliced_are_refused(attempts):
         slice_scores(attempts, [1], [0.5])
     with pytest.raises(SliceRefused, match="no slice column"):
         slice_scores(pd.DataFrame({"x": [1.0]}), [1], [0.5])
+
+
+def test_issuer_and_bin_group_are_slices(attempts):
+    columns = sliceable(attempts)
+    assert set(columns["issuer"]) == {"BBVA", "HSBC", "unknown"}
+    assert set(columns["bin_group"]) == {"415231", "510510", "unknown"}
+
+
+def test_many_values_are_pooled_beyond_the_largest():
+    values = pd.Series(np.repeat([f"{i:06d}" for i in range(100)], np.arange(60, 160)))
+    cells = pooled(values, least=50).value_counts()
+    assert len(cells) == MOST_CELLS + 1 and "80 rare values" in cells and cells.sum() == len(values)
+
+
+def test_every_metric_lies_in_its_interval(attempts):
+    p = np.random.default_rng(3).beta(7, 3, len(attempts))
+    table = slice_scores(attempts, np.random.default_rng(4).random(len(attempts)) < p, p)
+    for name in ("gap", "log_loss", "auc"):
+        told = table[table[name].notna()]
+        assert len(told) and (told[f"{name}_low"] <= told[name]).all() and (told[name] <= told[f"{name}_high"]).all()
+    wide = table[table["n"] < 500]["gap_high"] - table[table["n"] < 500]["gap_low"]
+    assert wide.min() > (table["gap_high"] - table["gap_low"]).min()
+
+
+# --- against the champion -------------------------------------------------------------------------------------------
+
+
+def test_a_slice_that_got_worse_is_named_and_one_that_got_better_too(attempts):
+    truth = np.where(attempts["processor"] == "MIT", 0.5, 0.8)
+    y = np.random.default_rng(5).random(len(attempts)) < truth
+    champion, candidate = np.where(attempts["processor"] == "MIT", 0.5, 0.7), np.full(len(attempts), 0.8)
+    table = slice_regressions(attempts, y, candidate, champion, by=["processor"]).set_index("value")
+    assert table.index[table["worse"]].tolist() == ["MIT"]
+    assert set(table.index[table["better"]]) == {"WORLDPAY", "ELAVON"}
+    assert (table["low"] <= table["difference"]).all() and (table["difference"] <= table["high"]).all()
+    assert (table["p_adjusted"] >= table["p_value"]).all()
+
+
+def test_sure_but_immaterial_is_not_flagged(attempts):
+    truth = np.full(len(attempts), 0.7)
+    y = np.random.default_rng(6).random(len(attempts)) < truth
+    table = slice_regressions(attempts, y, np.full(len(attempts), 0.55), truth, material=1.0)
+    assert (table["p_adjusted"] < 0.05).any() and not table["worse"].any()
+    assert slice_regressions(attempts, y, np.full(len(attempts), 0.55), truth)["worse"].any()
+
+
+def test_rows_of_one_order_are_not_independent(attempts):
+    y = np.random.default_rng(8).random(len(attempts)) < 0.7
+    p, other = np.full(len(attempts), 0.7), np.full(len(attempts), 0.6)
+    alone = slice_regressions(attempts, y, p, other, by=["brand"])
+    twice = pd.concat([attempts, attempts], ignore_index=True)
+    again = slice_regressions(
+        twice, np.tile(y, 2), np.tile(p, 2), np.tile(other, 2), np.tile(np.arange(len(y)), 2), ["brand"]
+    )
+    assert (again["high"] - again["low"]).to_numpy() == pytest.approx(
+        (alone["high"] - alone["low"]).to_numpy(), rel=0.01
+    )
+
+
+def test_too_few_rows_are_not_judged_and_equal_models_are_not_flagged(attempts):
+    y, p = np.arange(150) % 2, np.full(150, 0.5)
+    assert slice_regressions(attempts.head(150), y, p, p).empty
+    same = slice_regressions(
+        attempts, np.arange(len(attempts)) % 2, np.full(len(attempts), 0.5), np.full(len(attempts), 0.5)
+    )
+    assert len(same) and (same["difference"] == 0).all() and not (same["worse"] | same["better"]).any()
+
+
+def test_a_frame_without_slice_columns_is_refused():
+    with pytest.raises(SliceRefused, match="no slice column"):
+        slice_regressions(pd.DataFrame({"other": [1, 2]}), [0, 1], [0.5, 0.5], [0.5, 0.5])

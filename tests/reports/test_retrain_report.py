@@ -13,6 +13,7 @@ import yaml
 from smartrouter.core.files import CannotWrite
 from smartrouter.core.settings import Settings
 from smartrouter.models.package import champion, load_release
+from smartrouter.monitor.skew import read_reference
 from smartrouter.retrain import run as running
 from smartrouter.retrain.plan import ParamsRefused
 from smartrouter.retrain.run import outcome, reserve, run
@@ -50,6 +51,9 @@ def test_the_first_run_promotes_a_release_that_loads(first, home, lines):
     assert release.manifest["version"] == "1" == first.content["version"]
     assert set(release.manifest["learnt"]) == {"WORLDPAY", "MIT", "ELAVON"}
     assert "## Quality" in (release.path / "model_card.md").read_text()
+    kept = read_reference(release.path)
+    assert "reference.json" in release.manifest["files"] and kept["contract"] == release.manifest["contract"]
+    assert {"bank", "amount"} <= set(kept["requests"]) and "processor" in kept["features"]
     assert any("attempts extracted" in line for line in lines) and lines[-1].startswith("retrain: promote")
 
 

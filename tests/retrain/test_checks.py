@@ -1,21 +1,23 @@
-"""Bad extracts are refused in words; good ones pass."""
+"""Which processors can be learnt, and which features: extracts that are short, one-sided, or know too much."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
-from smartrouter.retrain.checks import (
-    NEEDED,
-    ExtractRefused,
-    check_extract,
-    choosable,
-    learnable_processors,
-    require,
-)
+from smartrouter.features.dataset import build
+from smartrouter.features.matrix import FEATURE_NAMES
+from smartrouter.monitor.quality import ExtractRefused, require
+from smartrouter.retrain.checks import check_extract, check_features, choosable, entities, keyed, learnable_processors
 from smartrouter.retrain.plan import make_plan
 from smartrouter.rules.policy import load_policy
+from smartrouter.warehouse.connect import connect
+from smartrouter.warehouse.queries import attempts
 
 POLICY = load_policy("volaris", Path(__file__).parents[2] / "params")
 PLAN = make_plan({"least_rows": 800, "least_per_processor": 50})
@@ -45,62 +47,25 @@ def failed(changes, level="error", plan=PLAN):
     return {c.name: c.found for c in checks if not c.passed and c.level == level}
 
 
-def test_a_healthy_extract_passes():
+def test_a_healthy_extract_passes_rows_and_processors():
     checks = check_extract(pa.table(columns()), POLICY, PLAN)
-    assert len(checks) == 9 and all(c.passed for c in checks)
+    assert all(c.passed for c in checks)
+    assert {"rows", "outcomes", "learnable", "all learnt", "known codes"} <= {c.name for c in checks}
     require(checks)
 
 
-def replaced(name, value, where=range(3)):
-    values = columns()[name]
-    for i in where:
-        values[i] = value
-    return {name: values}
-
-
-@pytest.mark.parametrize(
-    ("changes", "check", "words"),
-    [
-        (replaced("attempt_id", "a5"), "columns", "attempt_id: not unique in 4 rows"),
-        (replaced("attempt_id", None, [7]), "columns", "attempt_id: missing in 1 rows"),
-        (replaced("order_id", None), "columns", "order_id: missing in 3 rows"),
-        (replaced("processor", None), "columns", "processor: missing in 3 rows"),
-        (replaced("attempted_at", None), "columns", "attempted_at: missing in 3 rows"),
-        (replaced("currency", "pesos"), "columns", "such as 'pesos'"),
-        (replaced("amount", -1.0), "columns", "such as '-1.0'"),
-        ({"approved": [True] * N}, "outcomes", "one kind of outcome only: approved"),
-        ({"approved": [False] * N}, "outcomes", "one kind of outcome only: declined"),
-        ({"approved": pa.nulls(N, pa.bool_())}, "answered", "100.0% never answered"),
-        (replaced("approved", None, range(0, N, 4)), "answered", "25.0% never answered"),
-        ({"processor": ["OTHER"] * N}, "learnable", "no processor can be learnt"),
-        (replaced("known_at", START - timedelta(days=1)), "order", "3 outcomes before"),
-        (
-            {"attempted_at": [START + timedelta(minutes=30 * i, days=3 * (i > 400)) for i in range(N)]}
-            | {"known_at": [START + timedelta(days=90)] * N},
-            "no hole",
-            "72.5 h without an attempt from 2026-01-09T08:00",
-        ),
-    ],
-)
-def test_a_fault_is_found_and_named(changes, check, words):
-    found = failed(changes)
-    assert words in found[check]
+def test_no_processor_that_the_policy_knows_is_an_error():
+    found = failed({"processor": ["OTHER"] * N})
+    assert "no processor can be learnt" in found["learnable"]
     with pytest.raises(ExtractRefused, match="champion is unchanged"):
-        require(check_extract(pa.table(columns() | changes), POLICY, PLAN))
+        require(check_extract(pa.table(columns() | {"processor": ["OTHER"] * N}), POLICY, PLAN))
 
 
-def test_short_and_empty_extracts():
-    short = check_extract(pa.table(columns()).slice(0, 100), POLICY, PLAN)
-    assert "100 attempts" in {c.name: c.found for c in short if not c.passed}["rows"]
-    empty = check_extract(pa.table(columns()).slice(0, 0), POLICY, PLAN)
-    assert "0 attempts" in {c.name: c.found for c in empty if not c.passed}["rows"]
-
-
-@pytest.mark.parametrize("name", NEEDED)
-def test_a_missing_column_is_named(name):
-    checks = check_extract(pa.table(columns()).drop_columns([name]), POLICY, PLAN)
-    assert len(checks) == 2  # the deeper checks wait until every column is there
-    assert f"{name}: column is not there" in checks[0].found and not checks[0].passed
+def test_one_processor_only_is_learnt_and_the_others_are_told():
+    alone = {"processor": ["MIT"] * N}
+    assert failed(alone) == {}
+    assert "hardly seen in training: WORLDPAY, ELAVON" in failed(alone, level="warning")["all learnt"]
+    assert learnable_processors(pa.table(columns() | alone), POLICY, PLAN) == ("MIT",)
 
 
 def test_a_processor_never_seen_in_training_is_told_and_left_to_the_rules():
@@ -114,8 +79,92 @@ def test_a_processor_never_seen_in_training_is_told_and_left_to_the_rules():
 
 
 def test_a_code_that_the_policy_does_not_know_is_told():
-    assert "OTHER" in failed(replaced("processor", "OTHER"), level="warning")["known codes"]
+    strange = ["OTHER"] * 3 + columns()["processor"][3:]
+    assert "OTHER" in failed({"processor": strange}, level="warning")["known codes"]
 
 
 def test_hard_ruled_processors_are_not_learnt():
     assert choosable(POLICY) == tuple(c for c in POLICY.codes if c != "AMEX")
+
+
+def test_processors_are_not_asked_about_when_the_rows_cannot_be_read():
+    text = pa.table(columns()).set_column(8, "approved", pa.array(["yes"] * N))
+    assert [c.name for c in check_extract(text, POLICY, PLAN)] == ["columns", "rows"]
+    assert [c.name for c in check_extract(pa.table(columns()).slice(0, 0), POLICY, PLAN)] == ["columns", "rows"]
+
+
+# --- features -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world(small_warehouse):
+    """The small simulated merchant's extract and dataset."""
+    with connect(small_warehouse, job="test") as warehouse:
+        table = attempts(warehouse, "volaris")
+    learn = choosable(POLICY)
+    data = build(table, processors=POLICY.codes, learn=learn, time_zone="America/Mexico_City", home_currency="MXN")
+    return table, data
+
+
+QUICK = make_plan({"replay_rows": 200})
+
+
+def test_the_features_of_the_simulated_merchant_raise_no_alarm(world):
+    checks = check_features(*world, QUICK)
+    assert [(c.name, c.level, c.passed) for c in checks] == [
+        ("leakage", "error", True),
+        ("point in time", "error", True),
+    ]
+    assert "200 decisions" in checks[1].found
+
+
+def planted(data, column, values):
+    """The dataset with one feature replaced."""
+    X = data.X.copy()
+    X[:, FEATURE_NAMES.index(column)] = values
+    return replace(data, X=X)
+
+
+def leaks(table, data):
+    """What each planted leak puts into a column: the answer, the order's future, today's user, an own outcome."""
+    order = table.select(["order_id", "user_id", "bin", "processor"]).take(data.index).to_pandas()
+    y = pd.Series(data.y.astype(float))
+    user, route = y.groupby(order["user_id"].to_numpy()), y.groupby((order["bin"] + order["processor"]).to_numpy())
+    return {
+        "authorization code": data.y,
+        "final attempts": order.groupby("order_id")["user_id"].transform("size").to_numpy(),
+        "user as of today": (user.transform("sum") / (user.transform("size") + 2)).to_numpy(),
+        "rate with its own outcome": ((route.cumsum() + 6) / (route.cumcount() + 11)).to_numpy(),
+    }
+
+
+@pytest.mark.parametrize(
+    "leak", ["authorization code", "final attempts", "user as of today", "rate with its own outcome"]
+)
+def test_a_planted_leak_stops_the_retraining_and_is_named(world, leak):
+    table, data = world
+    checks = check_features(table, planted(data, "rate_processor_bin", leaks(table, data)[leak]), QUICK)
+    assert "rate_processor_bin" in next(c.found for c in checks if c.name == "leakage" and not c.passed)
+    with pytest.raises(ExtractRefused, match="rate_processor_bin"):
+        require(checks)
+
+
+def test_a_trusted_feature_is_not_audited(world):
+    table, data = world
+    plan = make_plan({"replay_rows": 200, "trusted_features": ["rate_processor_bin"]})
+    known = planted(data, "rate_processor_bin", leaks(table, data)["authorization code"])
+    assert all(c.passed for c in check_features(table, known, plan))
+
+
+def test_too_few_rows_are_told_and_not_audited():
+    data = SimpleNamespace(y=np.zeros(999))
+    (check,) = check_features(None, data, PLAN)
+    assert check.level == "warning" and not check.passed and "999 attempts, not audited" in check.found
+
+
+def test_unknown_keys_take_no_part():
+    frame = pd.DataFrame({"user_id": ["u", None], "bin": [None, None], "processor": ["MIT", "MIT"]})
+    codes, rows = keyed(entities(frame)["user"], np.array([True, True]))
+    assert rows.tolist() == [0] and codes[1] == -1
+    assert keyed(entities(frame)["BIN at processor"], np.array([True, True]))[1].size == 0
+    assert keyed(entities(frame)["processor"], np.array([True, False]))[1].tolist() == [0]

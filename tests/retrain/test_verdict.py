@@ -4,14 +4,26 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from smartrouter.core.settings import Settings
 from smartrouter.evaluation.metrics import log_loss_difference, score
+from smartrouter.evaluation.slices import slice_regressions
 from smartrouter.features.dataset import Splits
 from smartrouter.retrain.plan import RESULT_TYPE, begin
 from smartrouter.retrain.steps import Candidate, best
-from smartrouter.retrain.verdict import Comparison, Published, Verdict, compare, faults, finish, judge
+from smartrouter.retrain.verdict import (
+    Comparison,
+    Published,
+    Verdict,
+    compare,
+    faults,
+    finish,
+    judge,
+    slice_frame,
+    worse_slices,
+)
 
 PARAMS = str(Path(__file__).parents[2] / "params")
 RNG = np.random.default_rng(7)
@@ -117,3 +129,25 @@ def test_the_result_shows_itself_and_carries_its_content(tmp_path):
     assert "&lt;b&gt;" in bundle["text/html"] and "<b>" not in bundle["text/html"]
     dry = finish(job(tmp_path, promote=False), DATA, candidate(TRUTH), Comparison(None, ""), verdict, Published())
     assert dry.content["verdict"].startswith("dry run")
+
+
+def test_a_slice_that_got_worse_keeps_the_champion_and_is_named(tmp_path):
+    frame = pd.DataFrame({"processor": np.where(np.arange(N) % 5, "WORLDPAY", "MIT")})[3000:]
+    mixed = np.where(np.arange(N) % 5, TRUTH, PROUD)  # better but for one processor
+    other = np.where(np.arange(N) % 5, PROUD, TRUTH)
+    slices = slice_regressions(frame, Y[3000:], mixed[3000:], other[3000:])
+    comparison = against(mixed, other, slices=slices)
+    assert worse_slices(comparison)[0].startswith("processor MIT (+")
+    verdict = judge(job(tmp_path, most_ece=0.2), DATA, candidate(mixed), comparison)
+    assert verdict.decision == "keep" and "worse than version 4 at processor MIT" in verdict.text
+    assert slice_frame(comparison)["verdict"].tolist() == ["worse", "better"]
+    fine = against(mixed, other, slices=slice_regressions(frame, Y[3000:], TRUTH[3000:], other[3000:]))
+    assert (
+        worse_slices(fine) == []
+        and judge(job(tmp_path, most_ece=0.2), DATA, candidate(mixed), fine).decision == "promote"
+    )
+
+
+def test_without_a_comparison_the_table_of_slices_is_empty_and_has_its_columns():
+    nothing = slice_frame(Comparison(None, "there is no champion yet"))
+    assert nothing.empty and {"cell", "difference", "verdict"} <= set(nothing.columns)

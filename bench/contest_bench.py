@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from bench import parts
-from smartrouter.evaluation.baselines import DiscountedThompson, Learner, SlidingUCB, SuccessWindow, best_single
+from smartrouter.evaluation.baselines import (
+    DiscountedThompson,
+    FixedOrder,
+    Learner,
+    SlidingUCB,
+    SuccessWindow,
+    best_single,
+)
 from smartrouter.evaluation.contest import (
     Payments,
     chances,
@@ -50,6 +57,8 @@ def contest() -> list[dict[str, Any]]:
     single = best_single(logged[heard], first.approved.to_numpy()[heard].astype(float), width)
     whole = {"static rules": rules, "logged (rules, some explored)": logged}
     whole["best single processor"] = play(single, payments, keys["none"], SEED)
+    hindsight = FixedOrder(tuple(np.argsort(-np.nan_to_num(payments.probability[last]).mean(axis=0)).tolist()))
+    whole["best single processor, known afterwards"] = play(hindsight, payments, keys["none"], SEED)
     whole["drawn evenly"] = even(payments, np.random.default_rng(SEED))
     published, tuned = tune(payments, before, keys, width)
     whole |= {name: choice for name, (choice, _) in {**published, **tuned}.items()}

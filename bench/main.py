@@ -20,12 +20,30 @@ from typing import Any
 from bench import parts
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def contest() -> list[dict[str, Any]]:
+    """Our router against the baseline policies; see bench.contest_bench."""
+    from bench.contest_bench import contest
+
+    return contest()
+
+
+def value() -> list[dict[str, Any]]:
+    """Success rate and cost per success on the real attempts; see bench.value_bench."""
+    from bench.value_bench import value
+
+    return value()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
     "request": parts.request,
     "parity": parts.parity,
     "lift": parts.lift,
+    "contest": contest,
+    "value": value,
     "real": parts.real,
     "serve": parts.serve,
     "fresh": parts.fresh,

@@ -194,6 +194,7 @@ def respond(
                 "processor": r.processor,
                 "processor_id": r.processor_id,
                 "approval_probability": r.approval_probability,
+                **({} if r.expected_value is None else {"expected_value": r.expected_value}),
             }
             for r in decision.ranking[:TOP]
         ],
@@ -246,6 +247,7 @@ class Line:
     processor: str
     processor_id: int | None
     approval_probability: float | None = None
+    expected_value: float | None = None
     reason: str = ""
     since: str | None = None
 

@@ -222,6 +222,9 @@ class Ranked(BaseModel):
     processor: str
     processor_id: int | None
     approval_probability: float | None = Field(description="In [0, 1]; null where no model was asked")
+    expected_value: float | None = Field(
+        None, description="Major units of the order's currency; only there when the merchant ranks by value"
+    )
 
 
 class Excluded(BaseModel):

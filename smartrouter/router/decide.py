@@ -13,6 +13,7 @@ from random import Random
 from typing import Any, Protocol
 
 from ..features.columns import KEY_PATHS, NOTHING, NUMBER_PATHS, SECTIONS, TEXT_PATHS
+from .value import best_first, values_of
 from ..rules.policy import HardRule, MerchantPolicy, eligible, hard_rule
 from ..rules.static import RuleSet, arranged
 
@@ -25,6 +26,7 @@ class Ranked:
     processor: str
     processor_id: int | None
     approval_probability: float | None  # None: not asked of a model
+    expected_value: float | None = None  # major units of the order's currency; None: not ranked by value
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +116,8 @@ def decide(
     if predictor is not None and (learnt := [p for p in order if p in predictor.learnt]):
         try:
             chances = predictor.probabilities(request, learnt, int(now * 1000))
-            return by_model(
-                policy, predictor, dict(zip(learnt, map(float, chances), strict=True)), order, excluded, rng
-            )
+            found = dict(zip(learnt, map(float, chances), strict=True))
+            return by_model(policy, predictor, facts, found, order, excluded, rng)
         except Exception:  # whatever it is: the rules answer, and the caller logs the reason
             failure = "model_failed"
     elif predictor is not None:
@@ -129,10 +130,11 @@ def ranked(
     policy: MerchantPolicy,
     order: Sequence[str],
     chances: Mapping[str, float],
+    values: Mapping[str, float] = NOTHING,  # empty: not ranked by value
 ) -> tuple[Ranked, ...]:
     """Return the first TOP of `order` as ranking lines."""
     lines = enumerate(order[:TOP], start=1)
-    return tuple(Ranked(rank, p, policy.processor_id(p), chances.get(p)) for rank, p in lines)
+    return tuple(Ranked(rank, p, policy.processor_id(p), chances.get(p), values.get(p)) for rank, p in lines)
 
 
 def beyond(order: Sequence[str]) -> tuple[Excluded, ...]:
@@ -149,14 +151,15 @@ def by_hard_rule(policy: MerchantPolicy, rule: HardRule) -> Decision:
 def by_model(
     policy: MerchantPolicy,
     model: Model,
+    facts: Mapping[str, Any],
     chances: Mapping[str, float],  # of the processors that the model has learnt
     order: Sequence[str],  # of the rules: breaks ties, and places what the model never saw
     excluded: tuple[Excluded, ...],
     rng: Random | None,
 ) -> Decision:
-    """Return the decision by approval probability, explored with the policy's share."""
-    best_first = sorted(chances, key=lambda p: (-chances[p], order.index(p)))
-    first, explored, propensity = explore(best_first, policy.exploration, rng)
+    """Return the decision by approval probability or by value, explored with the policy's share."""
+    values = values_of(policy, facts["amount"], facts["currency"], chances) if policy.rank_by == "value" else {}
+    first, explored, propensity = explore(best_first(values or chances, order), policy.exploration, rng)
     whole = [*first, *(p for p in order if p not in chances)]
-    lines, excluded = ranked(policy, whole, chances), (*excluded, *beyond(whole))
+    lines, excluded = ranked(policy, whole, chances, values), (*excluded, *beyond(whole))
     return Decision(lines, excluded, "model", explored, propensity, None, None, model.name, model.version)

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['MERCHANT_ID', 'RULE_FIELDS', 'Code', 'UnknownMerchant', 'PolicyRefused', 'FeesEntry', 'ProcessorEntry',
-           'HardRuleEntry', 'PolicyFile', 'Processor', 'HardRule', 'MerchantPolicy', 'parse_policy', 'frozen_processor',
-           'freeze_when', 'policy_path', 'load_policy', 'eligible', 'hard_rule']
+           'HardRuleEntry', 'ValueSection', 'value_faults', 'PolicyFile', 'Fees', 'Processor', 'HardRule',
+           'MerchantPolicy', 'parse_policy', 'frozen_processor', 'freeze_when', 'policy_path', 'load_policy',
+           'eligible', 'hard_rule']
 
 # %% ../../nbs/rules/policy.ipynb #imports
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -47,12 +48,13 @@ Code = Field(pattern=r"^[A-Z0-9_]{1,40}$")
 
 # %% ../../nbs/rules/policy.ipynb #FeesEntry
 class FeesEntry(BaseModel):
-    """What one attempt costs, in major units of `currency`."""
+    """What one attempt costs as the file has it, see `Fees`."""
 
     model_config = ConfigDict(extra="forbid")
-    success: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    failure: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
+    success: float = Field(ge=0, allow_inf_nan=False)
+    failure: float = Field(ge=0, allow_inf_nan=False)
+    currency: str = Field(pattern=r"^[A-Z]{3}$")
+    success_bps: float = Field(0.0, ge=0, le=10_000)
 
 
 class ProcessorEntry(BaseModel):
@@ -92,8 +94,29 @@ class HardRuleEntry(BaseModel):
             raise ValueError(f"{', '.join(wrong)} is none of {', '.join(RULE_FIELDS)}")
         return value
 
+# %% ../../nbs/rules/policy.ipynb #ValueSection
+class ValueSection(BaseModel):
+    """How processors are ranked, and what that needs."""
+
+    rank_by: Literal["approval", "value"] = "approval"
+    margin: float | None = Field(None, gt=0, le=1)  # share of the amount that an approval is worth
+    rates: dict[str, float] = {}  # currency -> units of the home currency for one unit of it
+
+
+def value_faults(file: "PolicyFile") -> list[str]:
+    """Say what a file that ranks by value lacks."""
+    wrong = [f"rates.{code} is no rate" for code, rate in file.rates.items() if not 0 < rate < float("inf")]
+    wrong += [f"rates.{file.currency} is the home currency"] * (file.currency in file.rates)
+    if file.rank_by == "approval":
+        return wrong
+    wrong += ["rank_by value needs margin"] * (file.margin is None)
+    wrong += [f"rank_by value needs fees of {p.code}" for p in file.processors if p.fees is None]
+    met = {code for p in file.processors for code in (*p.currencies, *([p.fees.currency] if p.fees else []))}
+    lacking = sorted(met - {file.currency, *file.rates})
+    return wrong + [f"rank_by value needs rates.{code}, in {file.currency}" for code in lacking]
+
 # %% ../../nbs/rules/policy.ipynb #PolicyFile
-class PolicyFile(BaseModel):
+class PolicyFile(ValueSection):
     """The whole file, types and cross-references checked."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -126,9 +149,21 @@ class PolicyFile(BaseModel):
         unknown = [rule.processor for rule in self.hard_rules if rule.processor not in codes]
         if unknown:
             raise ValueError(f"hard_rules send to {', '.join(unknown)}, none of {', '.join(codes)}")
+        if faults := value_faults(self):
+            raise ValueError("; ".join(faults))
         return self
 
-# %% ../../nbs/rules/policy.ipynb #Processor
+# %% ../../nbs/rules/policy.ipynb #Fees
+@dataclass(frozen=True, slots=True)
+class Fees:
+    """What one attempt costs."""
+
+    success: float  # of an approval, major units of `currency`
+    failure: float  # of a decline, major units of `currency`
+    currency: str  # ISO 4217
+    success_bps: float = 0.0  # of an approval, basis points (1/10,000) of the amount
+
+
 @dataclass(frozen=True, slots=True)
 class Processor:
     """A processor and what it takes."""
@@ -137,7 +172,7 @@ class Processor:
     id: int | None
     brands: frozenset[str]
     currencies: frozenset[str]
-    fees: tuple[float | None, float | None, str | None] = (None, None, None)  # success, failure, currency
+    fees: Fees | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +196,9 @@ class MerchantPolicy:
     default_order: tuple[str, ...]  # every code, best first
     by_code: Mapping[str, Processor]
     exploration: float = 0.0  # share of payments whose first place is drawn
+    rank_by: str = "approval"  # or "value": then margin, all fees and all rates are there
+    margin: float | None = None  # share of the amount that an approval is worth
+    rates: Mapping[str, float] = field(default_factory=dict)  # units of the home currency for one unit
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -200,6 +238,9 @@ def parse_policy(
         tuple(checked.default_order),
         {p.code: p for p in processors},
         checked.exploration,
+        checked.rank_by,
+        checked.margin,
+        checked.rates,
     )
 
 # %% ../../nbs/rules/policy.ipynb #frozen_processor
@@ -207,9 +248,8 @@ def frozen_processor(
     entry: ProcessorEntry,
 ) -> Processor:
     """The entry without pydantic."""
-    fees = entry.fees or FeesEntry()
-    costs = (fees.success, fees.failure, fees.currency)
-    return Processor(entry.code, entry.id, frozenset(entry.brands), frozenset(entry.currencies), costs)
+    fees = Fees(**entry.fees.model_dump()) if entry.fees else None
+    return Processor(entry.code, entry.id, frozenset(entry.brands), frozenset(entry.currencies), fees)
 
 
 def freeze_when(

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smartrouter.rules.policy import (
+    Fees,
     PolicyRefused,
     UnknownMerchant,
     eligible,
@@ -105,10 +106,67 @@ def test_an_operators_own_file_wins_and_may_hold_fees(tmp_path):
     (tmp_path / "merchants").mkdir()
     own = SHIPPED.replace("code: WORLDPAY,", "code: WORLDPAY, fees: {success: 5, failure: 2.5, currency: EUR},")
     (tmp_path / "merchants" / "volaris.yaml").write_text(own)
-    assert load_policy("volaris", PARAMS, tmp_path).by_code["WORLDPAY"].fees == (5.0, 2.5, "EUR")
-    assert load_policy("volaris", PARAMS).by_code["WORLDPAY"].fees == (None, None, None)
+    assert load_policy("volaris", PARAMS, tmp_path).by_code["WORLDPAY"].fees == Fees(5.0, 2.5, "EUR")
+    assert load_policy("volaris", PARAMS).by_code["WORLDPAY"].fees is None
     with pytest.raises(PolicyRefused, match=r"processors\.0\.fees\.success"):
         parse_policy(own.replace("success: 5", "success: -5"))
+
+
+BY_VALUE = """
+merchant_id: acme
+time_zone: Europe/Berlin
+currency: EUR
+processors:
+  - {code: P1, id: null, brands: [VISA], currencies: [EUR, CHF], fees: {success: 1, failure: 0.5, currency: EUR}}
+  - code: P2
+    id: null
+    brands: [VISA]
+    currencies: [EUR]
+    fees: {success: 0, failure: 0, currency: USD, success_bps: 90}
+default_order: [P1, P2]
+rank_by: value
+margin: 0.1
+rates: {CHF: 1.05, USD: 0.9}
+"""
+
+
+def test_a_merchant_may_rank_by_value():
+    acme = parse_policy(BY_VALUE)
+    assert (acme.rank_by, acme.margin, dict(acme.rates)) == ("value", 0.1, {"CHF": 1.05, "USD": 0.9})
+    assert acme.by_code["P2"].fees == Fees(0.0, 0.0, "USD", 90.0)
+
+
+def test_approval_is_what_processors_are_ranked_by_unless_the_file_says_otherwise(volaris):
+    assert (volaris.rank_by, volaris.margin, dict(volaris.rates)) == ("approval", None, {})
+    kept = parse_policy(BY_VALUE.replace("rank_by: value", "rank_by: approval").replace("margin: 0.1\n", ""))
+    assert kept.rank_by == "approval" and kept.by_code["P1"].fees.success == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("margin: 0.1\n", ""), "needs margin"),
+        (("margin: 0.1", "margin: 1.5"), "margin"),
+        (("margin: 0.1", "margin: 0"), "margin"),
+        (("rank_by: value", "rank_by: price"), "rank_by"),
+        ((", fees: {success: 1, failure: 0.5, currency: EUR}", ""), "fees of P1"),
+        (("CHF: 1.05, ", ""), "rates.CHF"),
+        ((", USD: 0.9", ""), "rates.USD"),
+        (("CHF: 1.05", "CHF: 0"), "rates.CHF is no rate"),
+        (("CHF: 1.05", "CHF: .inf"), "rates.CHF is no rate"),
+        (("CHF: 1.05", "CHF: .nan"), "rates.CHF is no rate"),
+        (("CHF: 1.05", "CHF: 1.05, EUR: 1"), "home currency"),
+        (("failure: 0.5, currency: EUR", "failure: 0.5"), "processors.0.fees.currency"),
+        (("success: 1, failure", "sucess: 1, failure"), "processors.0.fees.sucess"),
+        (("success_bps: 90", "success_bps: -1"), "processors.1.fees.success_bps"),
+        (("margin: 0.1", "margins: 0.1"), "margins"),
+    ],
+)
+def test_what_value_needs_is_asked_for_when_the_file_is_read(change, named):
+    text = BY_VALUE.replace(*change, 1)
+    assert text != BY_VALUE
+    with pytest.raises(PolicyRefused, match=named.replace(".", r"\.")):
+        parse_policy(text)
 
 
 def test_rules_are_light_to_import():

@@ -68,7 +68,11 @@ def fake_decide(payment, *, now, policy, rules=None, predictor=None, rng=None):
             why = "model"
     ranking = [
         SimpleNamespace(
-            rank=i, processor=p, processor_id=policy.processor_id(p), approval_probability=probabilities.get(p)
+            rank=i,
+            processor=p,
+            processor_id=policy.processor_id(p),
+            approval_probability=probabilities.get(p),
+            expected_value=None,
         )
         for i, p in enumerate(allowed[:3], 1)
     ]

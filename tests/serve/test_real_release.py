@@ -98,6 +98,26 @@ def moment_of(home, prediction_id: str) -> int:
     return int(at * 1000)
 
 
+def test_a_merchant_that_ranks_by_value_gets_the_values_and_others_do_not(client, home, root, tmp_path):
+    assert all("expected_value" not in line for line in client.post(PREDICT, json=payment("tx-a")).json["ranking"])
+    text = (root / "params" / "merchants" / "volaris.yaml").read_text()
+    for code, fee in {"WORLDPAY": 900, "MIT": 5, "ELAVON": 400, "AMEX": 5}.items():
+        fees = f"fees: {{success: {fee}, failure: 1, currency: MXN}}"
+        text = text.replace(f"{{code: {code},", f"{{code: {code}, {fees},")
+    (home / "merchants").mkdir()
+    rates = "rates: {USD: 18.0, COP: 0.0045, CRC: 0.035, GTQ: 2.3}"
+    (home / "merchants" / "volaris.yaml").write_text(f"{text}\nrank_by: value\nmargin: 0.5\n{rates}\n")
+    settings = Settings(home=home, params=root / "params", deadline_ms=5000.0)
+    app = create_app(settings)
+    ranking = app.test_client().post(PREDICT, json=payment("tx-b")).json["ranking"]
+    app.extensions["smartrouter"].close()
+    values = [line["expected_value"] for line in ranking]
+    assert ranking[0]["processor"] == "MIT" and values == sorted(values, reverse=True)
+    for line in ranking:
+        p, fee = line["approval_probability"], {"WORLDPAY": 900, "MIT": 5, "ELAVON": 400}[line["processor"]]
+        assert line["expected_value"] == pytest.approx(p * (2450 * 0.5 - fee) - (1 - p))
+
+
 def test_the_answer_is_what_the_loaded_release_says(app, client, home):
     predictor, plain = Predictor(load_release(home / "releases" / NAME / "1")), 0
     for number in range(20):

@@ -27,6 +27,7 @@ PARTS = {
     "parity": parts.parity,
     "lift": parts.lift,
     "real": parts.real,
+    "ope": parts.ope,
     "serve": parts.serve,
     "fresh": parts.fresh,
 }

@@ -1,6 +1,6 @@
 """Six kinds of payment log whose truth is known, to judge off-policy estimates on; knows nothing of any estimator.
 
-Fixed before an estimator was tried on them: sizes, coefficients and seeds stay as they are when a bar is missed. The approval
+Fixed before an estimator was tried on them: sizes, coefficients and seeds stay when a bar is missed. The approval
 of a payment depends on issuer, amount, funding, border and processor, with interactions that no linear model holds
 and with a part of the customer's own that nobody sees. The logging policy is a table of rules plus exploration (or a
 softmax of the same scores); the policy in question is another, better informed table followed 98 % of the time.

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FURTHEST', 'REACH', 'Value', 't_quantile', 'wilson_bounds', 'of_rounds', 'ips', 'snips', 'require_weight', 'modelled',
-           'dm', 'dr', 'sndr', 'switch_dr', 'root', 'inflation', 'targeted', 'evaluate', 'Lift', 'arm', 'logged',
-           'correlation', 'lift']
+           'dm', 'dr', 'sndr', 'switch_dr', 'root', 'by_group', 'inflation', 'targeted', 'evaluate', 'Lift', 'arm',
+           'logged', 'correlation', 'lift']
 
 # %% ../../nbs/evaluation/policy.ipynb #imports
 from collections.abc import Callable
@@ -18,7 +18,15 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
-from .overlap import Log, checked_log, effective_sample, numbers, overlap_of, require_overlap
+from smartrouter.evaluation.overlap import (
+    Log,
+    PolicyRefused,
+    checked_log,
+    effective_sample,
+    numbers,
+    overlap_of,
+    require_overlap,
+)
 
 # %% ../../nbs/evaluation/policy.ipynb #Value
 @dataclass(frozen=True, slots=True)
@@ -188,17 +196,29 @@ def root(
         return low
     return high if function(high) >= 0 else float(brentq(function, low, high, xtol=1e-9))
 
-# %% ../../nbs/evaluation/policy.ipynb #inflation
+# %% ../../nbs/evaluation/policy.ipynb #by_group
+def by_group(
+    values: NDArray[np.float64],  # [n]
+    groups: ArrayLike | None,  # [n] payments of one group depend on each other; None: all independent
+) -> NDArray[np.float64]:
+    """Sums of the values by group; raises `PolicyRefused` where there are not as many groups as values."""
+    if groups is None:
+        return values
+    labels = np.asarray(groups)
+    if labels.shape != values.shape:
+        given = f"groups of shape {labels.shape}"
+        raise PolicyRefused(given, f"shape {values.shape}", "Pass one label a logged payment")
+    _, place = np.unique(labels, return_inverse=True)
+    return np.bincount(place, values).astype(np.float64)
+
+
 def inflation(
     terms: NDArray[np.float64],  # [n] weighted residuals
     expected: float,  # sum of the variances that the model expects of them
-    groups: NDArray[Any] | None,  # [n] payments of one group depend on each other
+    groups: ArrayLike | None,  # see `by_group`
 ) -> float:
     """How much more the terms vary than the model expects, at least 1."""
-    if groups is not None:
-        _, place = np.unique(groups, return_inverse=True)
-        terms = np.bincount(place, terms)
-    return max(1.0, float((terms**2).sum()) / expected) if expected > 0 else 1.0
+    return max(1.0, float((by_group(terms, groups) ** 2).sum()) / expected) if expected > 0 else 1.0
 
 # %% ../../nbs/evaluation/policy.ipynb #targeted
 def targeted(
@@ -228,7 +248,7 @@ def targeted(
     best, t = root(excess, -FURTHEST, FURTHEST), t_quantile(w, level)
     moved = means(best)
     raw, direct, context = float(moved.mean()), float(means(0.0).mean()), float(moved.var()) / n
-    more = inflation(w * (r - expit(z + best)), expected(best), None if groups is None else np.asarray(groups))
+    more = inflation(w * (r - expit(z + best)), expected(best), groups)
 
     def edge(sign: float) -> Callable[[float], float]:
         return lambda move: excess(move) + sign * t * np.sqrt(more * expected(move) / total**2 + context)
@@ -287,7 +307,7 @@ def logged(
     """The log's own value and influences: its mean, Wilson's interval with the design effect of the groups."""
     rate, n = float(log.reward.mean()), len(log.reward)
     off = log.reward - rate
-    size = n / inflation(off, n * rate * (1 - rate), None if groups is None else np.asarray(groups))
+    size = n / inflation(off, n * rate * (1 - rate), groups)
     low, high = wilson_bounds(rate, size, float(stats.norm.ppf(0.975)))
     return Value("logged", rate, low, high, float(np.sqrt(rate * (1 - rate) / size)), n, size, rate), off
 
@@ -298,9 +318,7 @@ def correlation(
     groups: ArrayLike | None,  # see `targeted`
 ) -> float:
     """Correlation of two estimates from their influences, summed by group; 0 where one does not vary."""
-    if groups is not None:
-        _, place = np.unique(np.asarray(groups), return_inverse=True)
-        one, other = np.bincount(place, one), np.bincount(place, other)
+    one, other = by_group(one, groups), by_group(other, groups)
     scale = float(np.sqrt((one**2).sum() * (other**2).sum()))
     return float((one * other).sum()) / scale if scale > 0 else 0.0
 

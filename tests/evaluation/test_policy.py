@@ -234,6 +234,8 @@ def test_refusals_reach_the_caller():
             call(np.ones(90), np.zeros(90, int), np.ones(90), to(2, 90), table[:90])
         with pytest.raises(PolicyRefused, match="propensity zero"):
             call(reward, action, np.zeros(200), to(2, 200), table)
+    with pytest.raises(PolicyRefused, match=r"groups of shape \(3,\)"):
+        evaluate(reward, action, pscore, to(0, 200), table, groups=[1, 2, 3])
     with pytest.raises(OverlapRefused, match="not enough overlap"):
         lift(reward, action, pscore, to(0, 200), table, baseline_dist=to(2, 200))
 

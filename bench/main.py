@@ -45,6 +45,7 @@ PARTS = {
     "contest": contest,
     "value": value,
     "real": parts.real,
+    "ope": parts.ope,
     "serve": parts.serve,
     "fresh": parts.fresh,
 }

@@ -439,6 +439,13 @@ def release_for_service(home: Path) -> None:
     write_json(home / "releases" / name / "champion.json", {"version": "1", "reason": "bench"})
 
 
+def ope() -> list[dict[str, Any]]:
+    """Off-policy estimates on six kinds of log whose truth is known; see bench.ope_bench."""
+    from bench.ope_bench import as_rows, run
+
+    return as_rows(run(), row)
+
+
 def fresh() -> list[dict[str, Any]]:
     """A fresh clone in another folder: `make run` until the first good answer, then `make test`."""
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..features.matrix import FEATURE_NAMES
-from .fitted import Fitted
+from .fitted import Fitted, require_trainable
 from .runtime import ZERO, without_zeros
 
 # %% ../../nbs/models/forest.ipynb #train
@@ -30,10 +30,11 @@ def train(
     seed: int = 7,
     names: tuple[str, ...] = FEATURE_NAMES,
 ) -> Fitted:
-    """Fit gradient boosted trees with ydf; deterministic for a seed."""
+    """Fit gradient boosted trees with ydf; deterministic for a seed; raises `Untrainable`."""
     import ydf
 
     began = time.perf_counter()
+    require_trainable(X, y)
     learner = ydf.GradientBoostedTreesLearner(
         label="__y",
         num_trees=trees,

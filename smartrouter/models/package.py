@@ -57,10 +57,15 @@ def save_tensorflow(
 
     tf.get_logger().setLevel("ERROR")
 
+    from smartrouter.models.deep import network_function
     from smartrouter.models.fitted import linear_function
     from smartrouter.models.forest import forest_function
 
-    logit, kept = forest_function(fitted) if fitted.family == "forest" else (linear_function(fitted.arrays), None)
+    if fitted.family == "forest":
+        logit, kept = forest_function(fitted)
+    else:
+        function = linear_function if fitted.family in ("linear", "linear_split") else network_function
+        logit, kept = function(fitted.arrays), None
     biases, column = tf.constant(bias), FEATURE_NAMES.index("processor")
     signature = tf.TensorSpec([None, len(FEATURE_NAMES)], tf.float32, name="features")
 

@@ -118,7 +118,7 @@ def train(
 ) -> Fitted:
     """Fit forest and route effects; deterministic for a seed."""
     began = time.perf_counter()
-    shape = {"trees": trees, "depth": depth, "shrinkage": shrinkage, "min_examples": min_examples}
+    shape: dict[str, Any] = {"trees": trees, "depth": depth, "shrinkage": shrinkage, "min_examples": min_examples}
     base = forest.train(X, y, **shape, columns_ratio=columns_ratio, seed=seed, only=BASE)
     age = periods - 1 - np.arange(len(X)) * periods // len(X)
     weight = oldest_weight ** (1 - np.arange(1, len(X) + 1) / len(X))

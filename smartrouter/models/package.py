@@ -61,12 +61,14 @@ def save_tensorflow(
 
     tf.get_logger().setLevel("ERROR")
 
+    from smartrouter.models.deep import network_function
     from smartrouter.models.fitted import linear_function
     from smartrouter.models.forest import forest_function
     from smartrouter.models.mixed import mixed_function
 
     with_trees = {"forest": forest_function, "mixed": mixed_function}.get(fitted.family)
-    logit, kept = with_trees(fitted) if with_trees else (linear_function(fitted.arrays), None)
+    plain = linear_function if fitted.family in ("linear", "linear_split") else network_function
+    logit, kept = with_trees(fitted) if with_trees else (plain(fitted.arrays), None)
     biases, column = tf.constant(bias), FEATURE_NAMES.index("processor")
     signature = tf.TensorSpec([None, len(FEATURE_NAMES)], tf.float32, name="features")
 
@@ -155,7 +157,8 @@ def describe(name: str, fitted: Any, calibration: Any, data: Any, learnt: Sequen
         return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
 
     known = int(data.outcomes.known_ms[-1]) if len(data.outcomes.known_ms) else 0
-    train, _, _ = data.splits.masks(data.at_ms)
+    train, later, _ = data.splits.masks(data.at_ms)
+    train = train | later if fitted.facts.get("refit") else train
     return {
         "name": name,
         "version": "",

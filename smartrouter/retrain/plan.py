@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -29,7 +29,7 @@ class ParamsRefused(SmartrouterError):
     """A parameter is unknown, missing or impossible."""
 
 # %% ../../nbs/retrain/plan.ipynb #Family
-Family = Literal["linear", "forest"]
+Family = Literal["linear", "linear_split", "forest", "mixed", "deep", "wide_deep"]
 ISO = r"^$|^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2})?)?$"
 
 
@@ -48,13 +48,25 @@ class Window(BaseModel):
 class Training(Window):
     """How the models are trained."""
 
-    families: tuple[Family, ...] = Field(default=("linear", "forest"), min_length=1)
+    families: tuple[Family, ...] = Field(default=("linear", "forest", "mixed"), min_length=1)
     linear_strength: float = Field(default=1.0, gt=0, le=1e4)  # inverse of the L2 penalty
     linear_iterations: int = Field(default=100, ge=1, le=10_000)  # at most
     forest_trees: int = Field(default=100, ge=1, le=2_000)
     forest_depth: int = Field(default=6, ge=2, le=16)
     forest_shrinkage: float = Field(default=0.1, gt=0, le=1)
     forest_min_examples: int = Field(default=50, ge=1, le=100_000)  # attempts in a leaf
+    mixed_trees: int = Field(default=200, ge=1, le=2_000)  # boosted trees under the route effects
+    mixed_depth: int = Field(default=6, ge=2, le=16)
+    mixed_shrinkage: float = Field(default=0.08, gt=0, le=1)
+    mixed_min_examples: int = Field(default=200, ge=1, le=100_000)  # attempts in a leaf
+    deep_layers: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        default=(128, 64, 32), min_length=1, max_length=6
+    )
+    deep_epochs: int = Field(default=8, ge=1, le=200)  # at most: training stops when later rows stop getting better
+    deep_batch: int = Field(default=2048, ge=16, le=65_536)  # rows a step
+    deep_rate: float = Field(default=0.003, gt=0, le=0.1)  # first learning rate
+    deep_dropout: float = Field(default=0.3, ge=0, lt=0.9)  # share of the hidden units left out
+    refit: bool = True  # the candidate is trained once more with the calibration rows, and keeps its calibration
     seed: int = Field(default=7, ge=0, le=2**31 - 1)
 
 # %% ../../nbs/retrain/plan.ipynb #Plan
@@ -73,7 +85,7 @@ class Plan(Gate, Training):
     at_most_worse: float = Field(default=0.0, ge=0, le=0.1)  # log loss that the new model may lose at worst, nats
     promote: bool = True  # False: a dry run, nothing is registered or promoted
 
-    @field_validator("families", "trusted_features", mode="before")
+    @field_validator("families", "deep_layers", "trusted_features", mode="before")
     @classmethod
     def as_tuple(cls, value: Any) -> Any:
         """YAML has lists."""

@@ -274,6 +274,7 @@ def publish(
     if not job.plan.promote:
         return Published()
     registry = versions.open_registry(job.settings)
+    candidates = [chosen if one.family == chosen.family else one for one in candidates]  # as it is published
     runs = record_runs(job, data, table, candidates, registry, now)
     if verdict.decision == "reject" or verdict.copy:
         return Published(run_ids=runs)

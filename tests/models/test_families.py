@@ -6,7 +6,8 @@ import pytest
 from smartrouter.core.files import CannotWrite
 from smartrouter.features.dataset import build
 from smartrouter.features.matrix import CONTRACT_VERSION, FEATURE_NAMES
-from smartrouter.models import calibrate, forest, linear, mixed, package
+from smartrouter.models import calibrate, deep, forest, linear, mixed, package, wide_deep
+from smartrouter.models.fitted import Untrainable
 from smartrouter.models.package import (
     Predictor,
     ReleaseCorrupt,
@@ -24,11 +25,16 @@ from smartrouter.warehouse.connect import connect
 from smartrouter.warehouse.queries import attempts
 
 PROCESSORS = ("WORLDPAY", "MIT", "ELAVON", "AMEX")
+SMALL = {"layers": (16, 8), "epochs": 3, "batch": 256}
 TRAINERS = {
     "linear": lambda X, y: linear.train(X, y, iterations=60),
+    "linear_split": lambda X, y: linear.train(X, y, iterations=60, split=True),
     "forest": lambda X, y: forest.train(X, y, trees=30, min_examples=50),
     "mixed": lambda X, y: mixed.train(X, y, trees=30, min_examples=50),
+    "deep": lambda X, y: deep.train(X, y, **SMALL),
+    "wide_deep": lambda X, y: wide_deep.train(X, y, **SMALL),
 }
+PROCESSOR, BANK, BIN = (FEATURE_NAMES.index(name) for name in ("processor", "bank", "bin_number"))
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,81 @@ def test_training_twice_gives_the_same_model(family, fitted, data):
     early, _, _ = data.splits.masks(data.at_ms)
     again = TRAINERS[family](data.X[early], data.y[early])
     assert all(np.array_equal(fitted.arrays[name], again.arrays[name]) for name in fitted.arrays)
+
+
+def test_one_row_scores_as_it_does_among_many(fitted, data):
+    rows = data.X[-50:]
+    alone = np.concatenate([fitted.logit(rows[i : i + 1]) for i in range(len(rows))])
+    assert np.abs(alone - fitted.logit(rows)).max() < 1e-9
+
+
+def test_values_that_training_never_saw_read_as_unknown(fitted, data):
+    rows, unknown = data.X[-200:].copy(), data.X[-200:].copy()
+    if fitted.family == "forest":  # orders codes: one beyond the last reads as the last
+        unknown[:, BANK] = data.X[:, BANK].max()
+    elif fitted.family in ("linear", "linear_split"):  # has one row more than it needs only where codes are fewest
+        unknown[:, BANK] = fitted.arrays["table"].shape[-1] - 1
+    else:
+        unknown[:, BANK] = 0
+    rows[:, BANK] = 9_999
+    assert np.isfinite(fitted.logit(rows)).all()
+    assert np.abs(fitted.logit(rows) - fitted.logit(unknown)).max() < 1e-9
+
+
+def test_a_bin_or_processor_that_training_never_saw_gets_a_plausible_answer(fitted, data):
+    rows, approved = data.X[-200:].copy(), data.y.mean()
+    rows[:, BIN], rows[:, PROCESSOR], rows[:, BANK] = 987_654, 0, 0
+    p = 1 / (1 + np.exp(-fitted.logit(rows)))
+    assert abs(p.mean() - approved) < 0.25 and (p > 0.001).all() and (p < 0.999).all()
+
+
+def test_numbers_far_outside_of_what_was_seen_do_not_run_away(fitted, data):
+    early, _, _ = data.splits.masks(data.at_ms)
+    numeric = np.array([i for i in range(len(FEATURE_NAMES)) if i in set(linear.NUMERIC) and i != BIN])
+    low, high = data.X[early].min(axis=0), data.X[early].max(axis=0)
+    far, edge = data.X[-20:].copy(), data.X[-20:].copy()
+    far[:, numeric] = np.where(np.arange(len(numeric)) % 2, 1e6, -1e6)
+    edge[:, numeric] = np.where(np.arange(len(numeric)) % 2, high[numeric], low[numeric])
+    assert np.abs(fitted.logit(far) - fitted.logit(edge)).max() < 1e-6
+
+
+def test_sixty_declines_do_not_raise_a_processors_probability(fitted, data):
+    from smartrouter.features.live import freeze, thaw
+
+    request = {"order": {"amount": 900, "currency": "MXN"}, "card": {"bin": "415231", "brand": "VISA", "bank": "BBVA"}}
+    state = thaw(freeze(data.outcomes, data.lookups), data.lookups)
+    now = int(data.outcomes.known_ms[-1]) + 60_000
+    before = fitted.logit(state.features(request, ("MIT",), now + 61_000))
+    for second in range(60):
+        state.apply(request, "MIT", "hard", now + 1_000 * second, now + 1_000 * second + 500)
+    after = fitted.logit(state.features(request, ("MIT",), now + 61_000))
+    assert after < before + 0.05
+
+
+def few_rows(data, n=400):
+    early, _, _ = data.splits.masks(data.at_ms)
+    rows = np.flatnonzero(early)[:n]
+    return data.X[rows].copy(), data.y[rows].copy()
+
+
+def test_tiny_data_one_processor_and_missing_columns_still_train(family, data):
+    X, y = few_rows(data)
+    X[:, PROCESSOR] = 2
+    X[:, BANK], X[:, FEATURE_NAMES.index("amount_log")], X[:, BIN] = 0, -1, -1
+    fitted = TRAINERS[family](X, y)
+    z = fitted.logit(data.X[-300:])
+    assert np.isfinite(z).all() and set(fitted.importance) == set(FEATURE_NAMES)
+
+
+def test_one_outcome_only_is_refused_in_words(family, data):
+    X, y = few_rows(data)
+    with pytest.raises(Untrainable, match="400 attempts with the outcomes"):
+        TRAINERS[family](X, np.ones_like(y))
+    with pytest.raises(Untrainable, match="400 rows and 399 labels"):
+        TRAINERS[family](X, y[1:])
+    X[3, 5] = np.nan
+    with pytest.raises(Untrainable, match="not finite"):
+        TRAINERS[family](X, y)
 
 
 def test_importance_names_every_feature_and_sums_to_one(fitted):

@@ -134,10 +134,10 @@ def fit_family(
     """Train one family with the plan's parameters, uncalibrated; raises `Untrainable`."""
     from smartrouter.models import deep, forest, linear, wide_deep
 
-    line = {"strength": plan.linear_strength, "iterations": plan.linear_iterations}
-    trees = {"trees": plan.forest_trees, "depth": plan.forest_depth, "shrinkage": plan.forest_shrinkage}
+    line: dict[str, Any] = {"strength": plan.linear_strength, "iterations": plan.linear_iterations}
+    trees: dict[str, Any] = {"trees": plan.forest_trees, "depth": plan.forest_depth, "shrinkage": plan.forest_shrinkage}
     trees |= {"min_examples": plan.forest_min_examples, "seed": plan.seed}
-    layers = {"layers": plan.deep_layers, "epochs": plan.deep_epochs, "batch": plan.deep_batch}
+    layers: dict[str, Any] = {"layers": plan.deep_layers, "epochs": plan.deep_epochs, "batch": plan.deep_batch}
     layers |= {"rate": plan.deep_rate, "dropout": plan.deep_dropout, "seed": plan.seed}
     trainers: dict[str, Callable[[], Fitted]] = {
         "linear": lambda: linear.train(X, y, **line),

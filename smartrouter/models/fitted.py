@@ -64,7 +64,7 @@ def linear_function(
     import tensorflow as tf
 
     parts = {name: tf.constant(arrays[name]) for name in ("weight", "table", "start", "low", "high", "category")}
-    column, sets, codes = int(arrays["split"]), *arrays["table"].shape[::2]
+    column, (sets, _, codes) = int(arrays["split"]), arrays["table"].shape
     places = tf.constant(np.arange(len(arrays["category"])))
 
     def logit(X):

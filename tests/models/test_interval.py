@@ -66,10 +66,8 @@ def test_residuals_beyond_noise_and_spread_widen():
 
 
 def test_means_of_groups():
-    assert group_means(np.array([[1.0, 0.0, 0.5], [0.0, 0.0, 1.0]]), np.array([0, 0, 1])).tolist() == [
-        [0.5, 0.5],
-        [0, 1],
-    ]
+    rows = np.array([[1.0, 0.0, 0.5], [0.0, 0.0, 1.0]])
+    assert group_means(rows, np.array([0, 0, 1])).tolist() == [[0.5, 0.5], [0, 1]]
 
 
 def test_what_no_interval_can_be_made_of_is_refused():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..features.matrix import FEATURE_NAMES
-from .fitted import Fitted
+from .fitted import Fitted, require_trainable
 from .runtime import ZERO, without_zeros
 
 # %% ../../nbs/models/forest.ipynb #train
@@ -31,9 +31,10 @@ def train(
     names: tuple[str, ...] = FEATURE_NAMES,
     only: Sequence[str] | None = None,  # columns that splits may use; default: all
 ) -> Fitted:
-    """Fit gradient boosted trees with ydf; deterministic for a seed."""
+    """Fit gradient boosted trees with ydf; deterministic for a seed; raises `Untrainable`."""
     import ydf
 
+    require_trainable(X, y)
     began = time.perf_counter()
     learner = ydf.GradientBoostedTreesLearner(
         label="__y",

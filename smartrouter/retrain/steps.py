@@ -4,23 +4,25 @@
 
 # %% auto #0
 __all__ = ['extract', 'validate', 'daily', 'approval', 'features', 'audit', 'parts', 'Candidate', 'train', 'fit_family',
-           'train_one', 'evaluate', 'best', 'refit', 'tested_rows', 'slices', 'reliability_frame', 'importance']
+           'train_one', 'evaluate', 'logged_choices', 'held_out', 'forward', 'compared', 'best', 'choice_frame',
+           'refit', 'tested_rows', 'slices', 'reliability_frame', 'importance']
 
 # %% ../../nbs/retrain/steps.ipynb #imports
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
 
+from ..evaluation.compare import Choice, Choices, Fold, choose, forward_folds
 from ..evaluation.metrics import reliability, score, wilson
 from ..evaluation.slices import slice_scores
 from ..monitor.quality import Check, require
 from .checks import check_extract, check_features, learnable_processors
-from .plan import Job, Plan
+from .plan import Family, Job, Plan
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -197,14 +199,107 @@ def evaluate(
         rows.append({"model": name, **asdict(score(data.y[last], one.p_test)), "calibration_log_loss": chosen_by})
     return pd.DataFrame(rows)
 
+# %% ../../nbs/retrain/steps.ipynb #logged_choices
+def logged_choices(
+    data: "Dataset",
+    table: "pa.Table",
+    candidates: Sequence[Candidate],
+    rows: np.ndarray,  # bool [n], of the dataset
+) -> Choices | None:
+    """The first attempts among the rows whose propensity is logged and that had a choice; None where there are none."""
+    from smartrouter.features.dataset import logged_matrix
+    from smartrouter.features.matrix import FEATURE_NAMES
 
+    place, codes = data.index[rows], data.lookups.processors
+    taken = data.X[:, FEATURE_NAMES.index("processor")].astype(int) - 1
+    learnt, action = np.unique(taken[data.splits.masks(data.at_ms)[0]]), taken[rows]
+    columns = ["propensity", "eligible", "n_previous", "order_id"]
+    frame = table.select(columns).take(place).to_pandas()
+    listed = frame["eligible"].fillna("").str.split("|")
+    open_ = np.array([[i in learnt and code in names for i, code in enumerate(codes)] for names in listed], bool)
+    chance = frame["propensity"].astype(float).to_numpy()
+    kept = (chance > 0) & (frame["n_previous"].fillna(0).to_numpy() == 0) & (open_.sum(axis=1) > 1)
+    kept &= open_[np.arange(len(open_)), action]
+    if not kept.any():
+        return None
+    said = {one.family: np.zeros((int(kept.sum()), len(codes))) for one in candidates}
+    for code in learnt:
+        X = logged_matrix(data.columns, place[kept], np.full(int(kept.sum()), code), data.reader, data.lookups)
+        for one in candidates:
+            said[one.family][:, code] = one.calibration.apply(one.fitted.logit(X), np.full(len(X), code + 1))
+    orders = frame["order_id"].to_numpy()[kept]
+    return Choices(data.y[rows][kept], action[kept], chance[kept], open_[kept], said, orders)
+
+# %% ../../nbs/retrain/steps.ipynb #held_out
+def held_out(
+    data: "Dataset",
+    table: "pa.Table",
+    candidates: Sequence[Candidate],
+    part: str = "calibrate",  # or test
+) -> Fold:
+    """What the candidates say of one part, beside what came."""
+    _, later, last = data.splits.masks(data.at_ms)
+    rows = later if part == "calibrate" else last
+    said = {one.family: one.p_calibrate if part == "calibrate" else one.p_test for one in candidates}
+    orders = table["order_id"].take(data.index[rows]).to_pandas().to_numpy()
+    return Fold(data.y[rows], said, orders, logged_choices(data, table, candidates, rows))
+
+# %% ../../nbs/retrain/steps.ipynb #forward
+def forward(
+    job: Job,
+    data: "Dataset",
+    table: "pa.Table",
+) -> list[Fold]:
+    """The plan's families on forward folds that end where the test rows begin."""
+    known, found = int(np.searchsorted(data.at_ms, data.splits.test_ms)), []
+    share = job.plan.calibrate_share / (1 - job.plan.test_share)
+    for start, stop in forward_folds(data.at_ms[:known], job.plan.choose_folds):
+        splits = replace(data.splits, calibrate_ms=int(data.at_ms[int(start * (1 - share))]))
+        splits = replace(splits, test_ms=int(data.at_ms[start]))
+        rows = slice(stop)
+        part = replace(
+            data, X=data.X[rows], y=data.y[rows], at_ms=data.at_ms[rows], index=data.index[rows], splits=splits
+        )
+        found.append(held_out(part, table, train(job, part), "test"))
+    return found
+
+
+def compared(
+    job: Job,
+    data: "Dataset",
+    table: "pa.Table",
+    candidates: Sequence[Candidate],
+) -> Choice:
+    """The family that the plan's rule picks, with the table of the comparison; the test rows choose nothing."""
+    plan = job.plan
+    folds = [held_out(data, table, candidates)] if plan.choose_folds == 1 else forward(job, data, table)
+    return choose(folds, plan.choose_by, plan.choose_within, get_args(Family))
+
+# %% ../../nbs/retrain/steps.ipynb #best
 def best(
     data: "Dataset",
     candidates: Sequence[Candidate],
+    choice: Choice | None = None,  # of `compared`; None: the lowest log loss on the calibration rows
 ) -> Candidate:
-    """The candidate with the lowest log loss on the calibration rows, so that the test rows choose nothing."""
+    """The candidate that was picked."""
+    if choice is not None:
+        return next(one for one in candidates if one.family == choice.candidate)
     _, later, _ = data.splits.masks(data.at_ms)
     return min(candidates, key=lambda one: score(data.y[later], one.p_calibrate).log_loss)
+
+
+def choice_frame(
+    choice: Choice,
+) -> pd.DataFrame:
+    """Differences to the best as rows (candidate, measure, difference, up, down) for a plot; positive is worse."""
+    rows = []
+    for line in choice.table.to_dict("records"):
+        loss = [line["difference"], line["difference_low"], line["difference_high"]]
+        value = [-100 * line["lift"], -100 * line["lift_high"], -100 * line["lift_low"]]
+        for measure, (middle, low, high) in {"log loss, nats": loss, "approvals lost, points": value}.items():
+            rows.append([line["candidate"], measure, middle, high - middle, middle - low])
+    names = ["candidate", "measure", "difference", "up", "down"]
+    return pd.DataFrame(rows, columns=names).dropna(ignore_index=True)
 
 # %% ../../nbs/retrain/steps.ipynb #refit
 def refit(

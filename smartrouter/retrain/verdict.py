@@ -384,6 +384,7 @@ def finish(
             "metrics": score(data.y[last], candidate.p_test).as_dict(),
             "comparison": comparison.difference.as_dict() if comparison.difference else None,
             "worse_slices": worse_slices(comparison),
+            "plan": job.plan.model_dump(mode="json"),
             "dataset": {"rows": len(data.y), "digest": data.digest, "contract": data.contract},
             "run_ids": published.run_ids,
         }

@@ -122,12 +122,15 @@ def quality_checks(
     y = np.asarray(tested.y, dtype=np.float64)
     constant = log_loss_difference(y, tested.p, np.full(len(y), tested.base_rate))
     auc, ones = score(y, tested.p).auc, int(y.sum())
-    reach = 1.96 * auc_deviation(auc, ones, len(y) - ones) if auc is not None else 0.0
-    span = (auc, auc - reach, min(auc + reach, 1.0)) if auc is not None else (None, None, None)
-    told, floor = "unknown (one outcome only)" if auc is None else f"{auc:.3f}", f"at least {bounds.least_auc}"
-    fine = auc is not None and auc >= bounds.least_auc
+    floor = f"at least {bounds.least_auc}"
+    if auc is None:
+        ranks = Check("quality", "AUC", False, "unknown (one outcome only)", floor)
+    else:
+        reach, fine = 1.96 * auc_deviation(auc, ones, len(y) - ones), auc >= bounds.least_auc
+        low, high = auc - reach, min(auc + reach, 1.0)
+        ranks = Check("quality", "AUC", fine, f"{auc:.3f}", floor, None, auc, low, high, bounds.least_auc)
     return [
-        Check("quality", "AUC", fine, told, floor, None, *span, bounds.least_auc),
+        ranks,
         difference_check("log loss against a constant", constant, 0.0, None),
     ]
 
@@ -355,7 +358,7 @@ def bless(
 ) -> Blessing:
     """Every check of the gate; raises `MetricRefused` where the test rows cannot be scored."""
     checks, lifts = quality_checks(tested, bounds) + calibration_checks(tested, bounds), []
-    over = [(None, bounds.lift_must_be)]
+    over: list[tuple[str | None, str]] = [(None, bounds.lift_must_be)]
     if comparison is not None:
         checks += champion_checks(comparison, bounds)
         if comparison.champion is not None and not isinstance(logged, str) and logged.champion is not None:

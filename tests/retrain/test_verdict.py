@@ -76,7 +76,7 @@ def test_a_sound_candidate_without_a_champion_is_promoted():
         (PROUD, {"most_ece": 0.03}, "calibration error 0.1"),
         (np.full(N, Y[:2000].mean()), {}, "log loss against a constant"),
         (1 - TRUTH, {}, "AUC 0.3"),
-        (np.where(np.arange(N) % 5, TRUTH, TRUTH - 0.2), {}, "calibration error at MIT 0.1"),
+        (np.where(np.arange(N) % 5, TRUTH, TRUTH - 0.2), {}, "calibration error at MIT 0.2"),
         (TRUTH, {"latency": Latency(80.0, 90.0, 200, 4)}, "latency, median 80.00 ms"),
         (TRUTH, {"lift_must_be": "better"}, "not shown: no log"),
     ],

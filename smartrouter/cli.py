@@ -285,7 +285,7 @@ def registry() -> Any:
 
 @models.command("list", epilog="Example: smartrouter models list")
 def models_list() -> None:
-    """List the versions of every model, newest first; the live one is marked."""
+    """List the versions of every model, newest first; which is live, and which were blessed."""
     from smartrouter.registry.versions import list_models, list_versions
 
     place = registry()
@@ -298,6 +298,7 @@ def models_list() -> None:
                 "model": version.name,
                 "version": version.version,
                 "live": "champion" if version.champion else "",
+                "blessed": version.blessed,
                 "created": version.created_at,
                 "release": "stored" if version.stored else "missing",
             }
@@ -310,7 +311,7 @@ def models_list() -> None:
 @NAME
 @click.option("--version", default=None, help="Version; default: the champion.")
 def models_show(name: str, version: str | None) -> None:
-    """Show one version as JSON: its data, code, features, metrics, history and files."""
+    """Show one version as JSON: its data, code, features, metrics, blessing, history and files."""
     from smartrouter.registry.promotion import show
 
     click.echo(json.dumps(show(registry(), name, version), indent=2, default=str))
@@ -320,20 +321,24 @@ def show_change(
     change: Any,  # registry.promotion.Change
 ) -> None:
     """One line about what is live now."""
-    click.echo(
-        f"version {change.version} is live since {change.at} (before: {change.before or 'none'}): {change.reason}"
-    )
+    forced = ", forced" if change.forced else ""
+    before = f"(before: {change.before or 'none'}{forced})"
+    click.echo(f"version {change.version} is live since {change.at} {before}: {change.reason}")
 
 
 @models.command("promote", epilog='Example: smartrouter models promote processor_selector.volaris 2 --reason "beats 1"')
 @NAME
 @click.argument("version")
 @REASON
-def models_promote(name: str, version: str, reason: str) -> None:
-    """Make VERSION of NAME the champion; running services pick it up by themselves."""
+@click.option("--force", is_flag=True, help="Also a version that is not blessed; the history keeps that it was forced.")
+def models_promote(name: str, version: str, reason: str, force: bool) -> None:
+    """Make VERSION of NAME the champion; running services pick it up by themselves.
+
+    A version that its retraining did not bless is refused, with the checks that it failed.
+    """
     from smartrouter.registry.promotion import promote
 
-    show_change(promote(registry(), name, version, reason, datetime.now(UTC)))
+    show_change(promote(registry(), name, version, reason, datetime.now(UTC), force))
 
 
 @models.command("rollback", epilog="Example: smartrouter models rollback processor_selector.volaris --reason slower")

@@ -189,4 +189,5 @@ def test_models_of_an_empty_registry(ask):
     assert listed.exit_code == 0 and listed.stdout == "" and "smartrouter retrain" in listed.stderr
     assert ask("models", "show", "processor_selector.volaris").exit_code == 2
     assert ask("models", "promote", "processor_selector.volaris", "1").exit_code == 2  # a reason is required
+    assert ask("models", "promote", "processor_selector.volaris", "1", "--force").exit_code == 2
     assert ask("models", "rollback", "processor_selector.volaris", "--reason", "why not").exit_code == 2

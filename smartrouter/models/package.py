@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ReleaseMissing', 'ReleaseCorrupt', 'ReleaseExists', 'checksum', 'write_json', 'tensorflow_logit', 'save_tensorflow',
-           'load_tensorflow', 'write_parts', 'write_release', 'describe', 'short_card', 'stamp', 'read_manifest',
-           'verify', 'Release', 'load_release', 'pointed_version', 'champion', 'Predictor']
+           'load_tensorflow', 'runtime_arrays', 'write_parts', 'write_release', 'describe', 'short_card', 'stamp',
+           'read_manifest', 'verify', 'Release', 'load_release', 'pointed_version', 'champion', 'Predictor']
 
 # %% ../../nbs/models/package.ipynb #imports
 import hashlib
@@ -112,14 +112,18 @@ def load_tensorflow(folder: Path):
     probabilities.kept = loaded  # type: ignore[attr-defined]
     return probabilities
 
-# %% ../../nbs/models/package.ipynb #write_parts
-def write_parts(folder: Path, fitted: Any, calibration: Any, data: Any) -> None:
-    """Write what a release computes with: the runtime, the lookups, the history and the SavedModel."""
+# %% ../../nbs/models/package.ipynb #runtime_arrays
+def runtime_arrays(fitted: Any, calibration: Any) -> dict[str, np.ndarray]:
+    """Return the arrays of which `Runtime` is made, in memory and in a release."""
     from smartrouter.models.calibrate import as_arrays
 
     column = np.array(FEATURE_NAMES.index("processor"))
-    runtime = fitted.arrays | as_arrays(calibration) | {"family": np.array(fitted.family), "processor_column": column}
-    np.savez(folder / "runtime.npz", **runtime)
+    return fitted.arrays | as_arrays(calibration) | {"family": np.array(fitted.family), "processor_column": column}
+
+
+def write_parts(folder: Path, fitted: Any, calibration: Any, data: Any) -> None:
+    """Write what a release computes with: the runtime, the lookups, the history and the SavedModel."""
+    np.savez(folder / "runtime.npz", **runtime_arrays(fitted, calibration))
     (folder / "lookups.json").write_text(data.lookups.to_json(), encoding="utf-8")
     save_arrays(folder / "history", freeze(data.outcomes, data.lookups))
     with disk_errors():

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..core.documents import PlainLoader
 from ..core.errors import SmartrouterError, listed
 from ..core.settings import Settings
+from ..evaluation.bless import Bounds
 from ..monitor.quality import Gate
 from ..rules.policy import MerchantPolicy, load_policy
 
@@ -82,7 +83,7 @@ class Choosing(Training):
     choose_folds: int = Field(default=1, ge=1, le=20)  # 1: the calibration rows choose; more: forward folds up to them
 
 # %% ../../nbs/retrain/plan.ipynb #Plan
-class Plan(Gate, Choosing):
+class Plan(Bounds, Gate, Choosing):
     """One retraining."""
 
     least_per_processor: int = Field(default=200, ge=1)  # training attempts that a processor needs to be ranked
@@ -91,10 +92,6 @@ class Plan(Gate, Choosing):
     most_single_auc: float = Field(default=0.75, ge=0.5, lt=1)  # of one feature alone
     most_own_outcome: float = Field(default=0.3, gt=0, lt=1)  # correlation with the attempt's own outcome, see leakage
     trusted_features: tuple[str, ...] = ()  # looked at by a person, not audited
-    slice_worse: float = Field(default=0.005, gt=0, le=1)  # log loss (nats) that a slice may lose to the champion
-    least_auc: float = Field(default=0.55, ge=0.5, lt=1)  # on the test rows
-    most_ece: float = Field(default=0.05, gt=0, le=1)  # expected calibration error on the test rows
-    at_most_worse: float = Field(default=0.0, ge=0, le=0.1)  # log loss that the new model may lose at worst, nats
     promote: bool = True  # False: a dry run, nothing is registered or promoted
 
     @field_validator("families", "tune_families", "deep_layers", "trusted_features", mode="before")

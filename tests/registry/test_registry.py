@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from smartrouter.core.files import CannotWrite
 from smartrouter.registry import promotion, versions
 from smartrouter.registry.lineage import Lineage, dataset_digest, git_commit, trace, without_secrets
-from smartrouter.registry.promotion import NoReason, NothingToRollBack, history, promote, rollback, show
+from smartrouter.registry.promotion import NoReason, NotBlessed, NothingToRollBack, history, promote, rollback, show
 from smartrouter.registry.versions import (
     Registry,
     RegistryUnavailable,
@@ -30,6 +30,7 @@ from smartrouter.registry.versions import (
 
 NAME = "processor_selector.volaris"
 NOW = datetime(2026, 4, 1, 9)
+GOOD = {"blessed": "yes"}
 LINEAGE = Lineage("duckdb:///w.duckdb", "volaris", "2026-01-01", "2026-03-31", 9, "ab" * 16, "1", None, False, "0.1")
 
 
@@ -68,8 +69,8 @@ def trained(tmp_path):
 
 @pytest.fixture
 def three(registry, trained):
-    """Versions 1, 2 and 3, none promoted."""
-    return [register(registry, NAME, trained) for _ in range(3)]
+    """Versions 1, 2 and 3, blessed, none promoted."""
+    return [register(registry, NAME, trained, tags=GOOD) for _ in range(3)]
 
 
 def pointer(registry):
@@ -102,7 +103,7 @@ def test_a_run_that_died_while_registering_is_completed(registry, trained, monke
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
-            register(registry, NAME, trained, run_id)
+            register(registry, NAME, trained, run_id, GOOD)
     assert [(v.version, v.stored) for v in list_versions(registry, NAME)] == [("1", False)]
     assert not list((registry.releases / NAME).glob(".1.*"))
     with pytest.raises(ReleaseRefused, match="no release folder"):
@@ -164,6 +165,56 @@ def test_what_does_not_exist_is_refused(registry, three):
         with pytest.raises(UnknownVersion):
             promote(registry, name, "1", "why", NOW)
     assert (alias(registry), pointer(registry)) == ("1", "1")
+
+
+@pytest.fixture
+def mixed(registry, trained):
+    """Version 1 is blessed and live, 2 is not blessed, and nobody judged 3."""
+    weak = {"blessed": "no", "reasons": "calibration error at MIT 0.141 (expected: at most 0.08)"}
+    found = [register(registry, NAME, trained, tags=tags) for tags in (GOOD, weak, {})]
+    promote(registry, NAME, "1", "first", NOW)
+    return found
+
+
+def test_only_what_was_blessed_is_promoted(registry, mixed):
+    assert [v.blessed for v in list_versions(registry, NAME)] == ["unknown", "no", "yes"]
+    with pytest.raises(NotBlessed, match=r"version 2 is not blessed: calibration error at MIT 0\.141.*--force"):
+        promote(registry, NAME, "2", "it feels better", NOW)
+    with pytest.raises(NotBlessed, match="version 3 was never judged"):
+        promote(registry, NAME, "3", "it feels better", NOW)
+    assert alias(registry) == pointer(registry) == "1" and len(history(registry, NAME)) == 1
+    assert NotBlessed("a", "b", "c").exit_code == 2
+    assert show(registry, NAME, "2")["blessed"] == "no" and show(registry, NAME, "1")["blessed"] == "yes"
+
+
+def test_force_needs_a_reason_and_is_kept_in_the_history(registry, mixed):
+    for reason in ("", "  \n"):
+        with pytest.raises(NoReason):
+            promote(registry, NAME, "2", reason, NOW, force=True)
+    assert alias(registry) == "1"
+    change = promote(registry, NAME, "2", "version 1 breaks the law in June", NOW, force=True)
+    assert change.forced and alias(registry) == pointer(registry) == "2"
+    assert [e.forced for e in history(registry, NAME)] == [False, True]
+    assert not promote(registry, NAME, "1", "back to what is good", NOW, force=True).forced  # nothing was overridden
+    with pytest.raises(UnknownVersion):
+        promote(registry, NAME, "9", "why", NOW, force=True)
+
+
+def test_an_earlier_champion_may_come_back_and_what_never_was_one_must_be_blessed(registry, mixed):
+    promote(registry, NAME, "2", "forced once", NOW, force=True)
+    assert rollback(registry, NAME, "it fell", NOW).version == "1"
+    assert rollback(registry, NAME, "it was right", NOW, to="2").version == "2"
+    with pytest.raises(NotBlessed, match="never judged"):
+        rollback(registry, NAME, "by the back door", NOW, to="3")
+    assert alias(registry) == pointer(registry) == "2"
+
+
+def test_a_history_from_before_blessings_is_read(registry, mixed):
+    tag = f"{promotion.HISTORY}{1:06d}"
+    entry = json.loads(versions.model_of(registry, NAME).tags[tag])
+    del entry["forced"]
+    registry.client.set_registered_model_tag(NAME, tag, json.dumps(entry))
+    assert not history(registry, NAME)[0].forced and show(registry, NAME)["version"] == "1"
 
 
 def test_missing_and_corrupt_releases_never_go_live(registry, three):

@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from smartrouter.core.files import CannotWrite
 from smartrouter.core.settings import Settings
@@ -54,6 +55,10 @@ def test_the_first_run_promotes_a_release_that_loads(first, home, lines):
     kept = read_reference(release.path)
     assert "reference.json" in release.manifest["files"] and kept["contract"] == release.manifest["contract"]
     assert {"bank", "amount"} <= set(kept["requests"]) and "processor" in kept["features"]
+    card = (release.path / "model_card.md").read_text()
+    assert "\nBlessed.\n" in card and "| lift over the logged choices | " in card and "| latency, p99 | " in card
+    assert release.manifest["facts"]["blessed"] == "yes" and first.content["blessed"]
+    assert {c["area"] for c in first.content["checks"]} == {"quality", "calibration", "lift", "latency"}
     assert any("attempts extracted" in line for line in lines) and lines[-1].startswith("retrain: promote")
 
 
@@ -98,10 +103,39 @@ def test_the_same_again_is_compared_with_the_champion_on_the_same_rows(first, ho
     data = steps.features(job, table)
     chosen = steps.train(job, data)[0]
     found = verdict.compare(job, data, table, chosen)
+    blessing = verdict.examine(job, data, table, chosen, found)
     if first.content["family"] == "forest":
         assert found.same and abs(found.difference.estimate) < 1e-6  # its own features give its own probabilities
-    decided = verdict.judge(job, data, chosen, found)
+    decided = verdict.judge(chosen, found, blessing)
+    assert {c.name for c in blessing.checks if c.against} >= {"log loss against version 1", "lift over version 1"}
     assert decided.decision == "keep" and found.champion == "1"
+
+
+def test_the_command_line_promotes_a_version_that_is_not_blessed_only_by_force(first, home, small_warehouse, tmp_path):
+    from smartrouter.cli import main
+    from smartrouter.models.package import stamp
+    from smartrouter.registry.versions import open_registry, register
+
+    shutil.copytree(champion(home / "releases", NAME), tmp_path / "release")
+    stamp(tmp_path / "release", "")
+    tags = {"blessed": "no", "reasons": "latency, p99 80 ms (expected: at most 50 ms for 4 rows)"}
+    version = register(open_registry(settings_of(home)), NAME, tmp_path / "release", tags=tags)
+
+    def ask(*words: str):
+        return CliRunner().invoke(main, ["models", *words], env={"SMARTROUTER_HOME": str(home)})
+
+    refused = ask("promote", NAME, version, "--reason", "it feels better")
+    assert (
+        refused.exit_code == 2 and "not blessed: latency, p99 80 ms" in refused.stderr and "--force" in refused.stderr
+    )
+    assert ask("promote", NAME, version, "--force").exit_code == 2  # a reason is required
+    assert ask("promote", NAME, version, "--force", "--reason", " ").exit_code == 2
+    forced = ask("promote", NAME, version, "--force", "--reason", "the drill of June")
+    assert forced.exit_code == 0 and "forced): the drill of June" in forced.stdout
+    listed = ask("list").stdout.splitlines()
+    assert "blessed" in listed[0] and " no" in listed[-2] and " yes" in listed[-1]
+    assert ask("rollback", NAME, "--reason", "the drill is over").exit_code == 0
+    assert champion(home / "releases", NAME).name == "1"
 
 
 def tiny_report(folder: Path, *cells: str) -> Path:

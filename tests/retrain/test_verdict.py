@@ -1,5 +1,6 @@
 """The verdict: what is promoted, kept and rejected, on candidates made up for the purpose."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,21 +9,20 @@ import pandas as pd
 import pytest
 
 from smartrouter.core.settings import Settings
-from smartrouter.evaluation.metrics import log_loss_difference, score
-from smartrouter.evaluation.slices import slice_regressions
+from smartrouter.evaluation.bless import Bounds, Comparison, Latency, Scored, bless, compared, worse_slices
 from smartrouter.features.dataset import Splits
 from smartrouter.retrain.plan import RESULT_TYPE, begin
 from smartrouter.retrain.steps import Candidate, best
 from smartrouter.retrain.verdict import (
-    Comparison,
     Published,
     Verdict,
+    blessed_tags,
+    blessing_lines,
     compare,
-    faults,
     finish,
     judge,
+    limits,
     slice_frame,
-    worse_slices,
 )
 
 PARAMS = str(Path(__file__).parents[2] / "params")
@@ -34,6 +34,9 @@ AT = np.arange(N) * 60_000
 DATA = SimpleNamespace(
     y=Y, at_ms=AT, splits=Splits(int(AT[2000]), int(AT[3000])), digest="d" * 64, contract="1", index=np.arange(N)
 )
+FRAME = pd.DataFrame({"processor": np.where(np.arange(N) % 5, "WORLDPAY", "MIT")})[3000:]
+FIRST = Comparison(None, "there is no champion yet")
+QUICK = Latency(0.1, 0.3, 200, 4)
 
 
 def job(tmp_path, **values):
@@ -45,64 +48,64 @@ def candidate(p, family="forest"):
     return Candidate(family, fitted, None, p[2000:3000], p[3000:], 1.0)
 
 
-def against(p, p_champion, **more):
-    """A comparison of two made-up models."""
-    y, mine, theirs = Y[3000:], p[3000:], p_champion[3000:]
-    return Comparison("4", "", False, score(y, theirs), score(y, mine), log_loss_difference(y, mine, theirs), **more)
+def against(p, p_champion, **values):
+    """A comparison of two made-up models; every fifth payment was at MIT."""
+    return compared("4", FRAME, Y[3000:], p[3000:], p_champion[3000:], Bounds(**values))
+
+
+def judged(p, comparison, y=Y, latency=QUICK, **values):
+    """The verdict on a made-up candidate."""
+    scored = Scored(y[3000:], p[3000:], FRAME["processor"], float(Y[:2000].mean()))
+    return judge(candidate(p), comparison, bless(scored, latency, Bounds(**values), comparison, "no log"))
 
 
 PROUD = TRUTH**2 / (TRUTH**2 + (1 - TRUTH) ** 2)  # log odds twice too large: worse than a constant
 BOLD = TRUTH**1.4 / (TRUTH**1.4 + (1 - TRUTH) ** 1.4)  # sound, and worse than the truth
 
 
-def test_a_sound_candidate_without_a_champion_is_promoted(tmp_path):
-    verdict = judge(job(tmp_path), DATA, candidate(TRUTH), Comparison(None, "there is no champion yet"))
-    assert verdict.decision == "promote" and "no champion yet" in verdict.text
+def test_a_sound_candidate_without_a_champion_is_promoted():
+    verdict = judged(TRUTH, FIRST)
+    assert verdict.decision == "promote" and verdict.blessing.blessed
+    assert "no champion yet" in verdict.text and "lift over the logged choices not shown: no log" in verdict.text
 
 
 @pytest.mark.parametrize(
     ("p", "values", "words"),
     [
-        (RNG.permutation(TRUTH), {}, "at least 0.55 is required"),
+        (RNG.permutation(TRUTH), {}, "(expected: at least 0.55)"),
         (PROUD, {"most_ece": 0.03}, "calibration error 0.1"),
-        (np.full(N, Y[:2000].mean()), {}, "not below that of a constant"),
+        (np.full(N, Y[:2000].mean()), {}, "log loss against a constant"),
         (1 - TRUTH, {}, "AUC 0.3"),
+        (np.where(np.arange(N) % 5, TRUTH, TRUTH - 0.2), {}, "calibration error at MIT 0.2"),
+        (TRUTH, {"latency": Latency(80.0, 90.0, 200, 4)}, "latency, median 80.00 ms"),
+        (TRUTH, {"lift_must_be": "better"}, "not shown: no log"),
     ],
 )
-def test_an_unsound_candidate_is_rejected_whatever_is_live(tmp_path, p, values, words):
-    for comparison in (Comparison(None, "there is no champion yet"), against(p, RNG.permutation(TRUTH))):
-        verdict = judge(job(tmp_path, **values), DATA, candidate(p), comparison)
-        assert verdict.decision == "reject" and words in verdict.text
+def test_an_unfit_candidate_is_rejected_whatever_is_live(p, values, words):
+    for comparison in (FIRST, against(p, RNG.permutation(TRUTH))):
+        verdict = judged(np.clip(p, 0.01, 0.99), comparison, **values)
+        assert verdict.decision == "reject" and words in verdict.text and not verdict.blessing.blessed
 
 
-def test_one_class_in_the_test_rows_is_rejected(tmp_path):
-    data = SimpleNamespace(**{**vars(DATA), "y": np.where(np.arange(N) >= 3000, 1, Y)})
-    assert any("AUC" in words for words in faults(job(tmp_path), data, candidate(TRUTH)))
+def test_one_class_in_the_test_rows_is_rejected():
+    verdict = judged(TRUTH, FIRST, y=np.ones(N))
+    assert verdict.decision == "reject" and "AUC unknown" in verdict.text
 
 
-def test_better_beyond_doubt_is_promoted_and_anything_less_is_kept(tmp_path):
-    wide = {"most_ece": 0.2}
-    assert judge(job(tmp_path), DATA, candidate(TRUTH), against(TRUTH, PROUD)).decision == "promote"
-    assert judge(job(tmp_path, **wide), DATA, candidate(BOLD), against(BOLD, TRUTH)).decision == "keep"
+def test_better_beyond_doubt_is_promoted_and_anything_less_is_kept():
+    wide = {"most_ece": 0.2, "most_ece_processor": 0.2}
+    assert judged(TRUTH, against(TRUTH, PROUD)).decision == "promote"
+    assert judged(BOLD, against(BOLD, TRUTH), **wide).decision == "keep"
     hardly = np.clip(TRUTH + 0.004 * RNG.normal(size=N), 0.01, 0.99)
     for one, other in [(TRUTH, hardly), (hardly, TRUTH), (TRUTH, TRUTH)]:
-        kept = judge(job(tmp_path), DATA, candidate(one), against(one, other))
+        kept = judged(one, against(one, other))
         assert kept.decision == "keep" and "version 4" in kept.text and not kept.copy
 
 
-def test_the_margin_lets_an_equal_model_in_but_never_one_that_lost(tmp_path):
-    close = np.clip(TRUTH + 0.01 * RNG.normal(size=N), 0.01, 0.99)
-    one, other = sorted([TRUTH, close], key=lambda p: score(Y[3000:], p[3000:]).log_loss)
-    lenient = job(tmp_path, at_most_worse=0.01)
-    assert judge(lenient, DATA, candidate(one), against(one, other)).decision == "promote"
-    assert judge(lenient, DATA, candidate(other), against(other, one)).decision == "keep"
-
-
-def test_a_copy_and_an_unfair_comparison_are_kept(tmp_path):
-    same = Comparison("4", "", True, None, None, log_loss_difference(Y[3000:], TRUTH[3000:], TRUTH[3000:]))
-    assert judge(job(tmp_path), DATA, candidate(TRUTH), same).copy
+def test_a_copy_and_an_unfair_comparison_are_kept():
+    assert judged(TRUTH, replace(against(TRUTH, TRUTH), same=True)).copy
     unfair = Comparison("4", "only 3 test rows are later than the champion's training")
-    verdict = judge(job(tmp_path), DATA, candidate(TRUTH), unfair)
+    verdict = judged(TRUTH, unfair)
     assert verdict.decision == "keep" and "only 3 test rows" in verdict.text
 
 
@@ -131,21 +134,26 @@ def test_the_result_shows_itself_and_carries_its_content(tmp_path):
     assert dry.content["verdict"].startswith("dry run")
 
 
-def test_a_slice_that_got_worse_keeps_the_champion_and_is_named(tmp_path):
-    frame = pd.DataFrame({"processor": np.where(np.arange(N) % 5, "WORLDPAY", "MIT")})[3000:]
+def test_a_slice_that_got_worse_keeps_the_champion_and_is_named():
+    wide = {"most_ece": 0.2, "most_ece_processor": 0.2}
     mixed = np.where(np.arange(N) % 5, TRUTH, PROUD)  # better but for one processor
     other = np.where(np.arange(N) % 5, PROUD, TRUTH)
-    slices = slice_regressions(frame, Y[3000:], mixed[3000:], other[3000:])
-    comparison = against(mixed, other, slices=slices)
+    comparison = against(mixed, other)
     assert worse_slices(comparison)[0].startswith("processor MIT (+")
-    verdict = judge(job(tmp_path, most_ece=0.2), DATA, candidate(mixed), comparison)
-    assert verdict.decision == "keep" and "worse than version 4 at processor MIT" in verdict.text
+    verdict = judged(mixed, comparison, **wide)
+    assert verdict.decision == "keep" and "worse than version 4: processor MIT" in verdict.text
     assert slice_frame(comparison)["verdict"].tolist() == ["worse", "better"]
-    fine = against(mixed, other, slices=slice_regressions(frame, Y[3000:], TRUTH[3000:], other[3000:]))
-    assert (
-        worse_slices(fine) == []
-        and judge(job(tmp_path, most_ece=0.2), DATA, candidate(mixed), fine).decision == "promote"
-    )
+    fine = against(TRUTH, other)
+    assert worse_slices(fine) == [] and judged(TRUTH, fine, **wide).decision == "promote"
+
+
+def test_a_version_and_its_card_say_whether_it_was_blessed_and_why_not():
+    kept, good = judged(TRUTH, against(TRUTH, TRUTH)).blessing, judged(TRUTH, FIRST).blessing
+    assert blessed_tags(good) == {"blessed": "yes", "reasons": ""} and blessed_tags(None) == {}
+    assert blessed_tags(kept)["blessed"] == "no" and "against version 4" in blessed_tags(kept)["reasons"]
+    card = "\n".join([*blessing_lines(kept), *limits(kept)])
+    assert "Not blessed." in card and "| calibration error at MIT | 0." in card and "| latency, p99 | 0.30 ms |" in card
+    assert "- lift over the logged choices: not shown: no log." in card and "extrapolated" in "\n".join(limits(None))
 
 
 def test_without_a_comparison_the_table_of_slices_is_empty_and_has_its_columns():

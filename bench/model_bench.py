@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -192,16 +193,23 @@ def packaged(data: Any, fitted: Any, calibration: Any) -> list[dict[str, Any]]:
         write_release(path, **made, learnt=data.lookups.processors)
         runtime = load_release(path).runtime
         spans = np.ascontiguousarray(data.X[-20_000:]).reshape(5_000, 4, -1)
-        spent = [parts.timed(lambda x=four: runtime.probabilities(x))[1] for four in spans][200:]
+        spent, worked = zip(*(timed_call(runtime.probabilities, four) for four in spans), strict=True)
         many = data.X[-10_000:]
         gap = np.abs(runtime.probabilities(many) - load_tensorflow(path / "saved_model")(many)).max()
-    quick = np.percentile(spent, 99) <= 0.001
+    spent, worked = spent[200:], worked[200:]
+    text = f"{parts.percentiles(spent)}; p99 of the time on a core {np.percentile(worked, 99) * 1000:.3f} ms"
+    parity = f"packaged {fitted.family} against its SavedModel, {len(many):,} rows"
     return [
-        parts.row(f"packaged {fitted.family}, 4 rows", "p99 1 ms", parts.percentiles(spent), quick),
-        parts.row(
-            f"packaged {fitted.family} against its SavedModel, 10,000 rows", "1e-6", f"largest {gap:.1e}", gap <= 1e-6
-        ),
+        parts.row(f"packaged {fitted.family}, 4 rows", "p99 1 ms", text, np.percentile(spent, 99) <= 0.001),
+        parts.row(parity, "1e-6", f"largest {gap:.1e}", gap <= 1e-6),
     ]
+
+
+def timed_call(call: Callable[[np.ndarray], Any], rows: np.ndarray) -> tuple[float, float]:
+    """Seconds that passed, and seconds that this thread was on a core: a shared machine takes the thread away."""
+    began, worked = time.perf_counter(), time.thread_time()
+    call(rows)
+    return time.perf_counter() - began, time.thread_time() - worked
 
 
 SHAPES = ((4, 300, 300), (4, 150, 300), (6, 150, 100), (6, 100, 300))  # of forests on the real file

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bench import parts
+from bench.model_bench import contenders
 from smartrouter.evaluation.baselines import (
     DiscountedThompson,
     Learner,
@@ -83,22 +84,10 @@ def contest() -> list[dict[str, Any]]:
 
 
 def champion(table: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Attempt ids and processors that the champion chooses in the last month, trained as `parts.lift_of` trains it."""
-    from smartrouter.evaluation.metrics import score
-    from smartrouter.models import calibrate, forest, linear
-
+    """Attempt ids and processors that the champion chooses in the last month, trained as `model_bench.lift_of` does."""
     data = parts.dataset(table, test=0.25)
-    early, middle, _ = data.splits.masks(data.at_ms)
-    codes, best = data.X[middle][:, parts.processor_column()].astype(int), None
-    for trainer in (linear, forest):
-        fitted = trainer.train(data.X[early], data.y[early])
-        said = fitted.logit(data.X[middle])
-        calibration = calibrate.fit(said, data.y[middle], codes, len(data.lookups.processors))
-        loss = score(data.y[middle], calibration.apply(said, codes)).log_loss
-        parts.say(f"{trainer.__name__}: log loss {loss:.4f} on the calibration slice")
-        if best is None or loss < best[0]:
-            best = loss, fitted, calibration
-    return parts.choices(table, data, *best[1:])
+    _, chosen = contenders(data)
+    return parts.choices(table, data, chosen.fitted, chosen.calibration)
 
 
 def field(table: Any, truth: Truth) -> tuple[np.ndarray, Payments, dict[str, np.ndarray], Any]:

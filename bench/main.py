@@ -1,6 +1,6 @@
 """The bench table: what is promised, what was measured here, on which machine.
 
-    smartrouter bench                     # everything, about half an hour on two cores
+    smartrouter bench                     # everything, over an hour on two idle cores
     smartrouter bench world features      # some of it
     python -m bench.main --part model     # one part, as JSON, in this process
 
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import parts
+from bench import model_bench, parts
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,11 +41,16 @@ PARTS = {
     "features": parts.features,
     "request": parts.request,
     "parity": parts.parity,
-    "lift": parts.lift,
+    "trainer": model_bench.trainer,
+    "lift": model_bench.lift,
+    "calibration": model_bench.calibration,
+    "families": model_bench.families,
     "contest": contest,
     "value": value,
-    "real": parts.real,
+    "real": model_bench.real,
     "ope": parts.ope,
+    "retrain": model_bench.retrain,
+    "retrain_alone": model_bench.retrain_alone,
     "serve": parts.serve,
     "fresh": parts.fresh,
 }

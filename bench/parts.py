@@ -127,11 +127,9 @@ def features() -> list[dict[str, Any]]:
 
 
 def request() -> list[dict[str, Any]]:
-    """Features of one request x 4 processors, and a packaged model on 4 rows."""
+    """Features of one request x 4 processors."""
     from smartrouter.features.dataset import requests_of
     from smartrouter.features.live import freeze, thaw
-    from smartrouter.models import forest, linear
-    from smartrouter.models.runtime import FAMILIES
 
     table = pull(build_world(250_000, "quarter"))
     data = dataset(table)
@@ -140,34 +138,23 @@ def request() -> list[dict[str, Any]]:
     now, four = int(data.outcomes.known_ms[-1]) + 1_000, data.lookups.processors
     gc.collect()
     spent = [timed(lambda i=i: state.features(asked[i], four, now + 20 * i))[1] for i in range(5_000)][200:]
-    rows = [
+    return [
         row(
             "features, one request x 4 processors", "p99 1.5 ms", percentiles(spent), np.percentile(spent, 99) <= 0.0015
         )
     ]
-    part = slice(len(data.y) - 60_000, None)
-    for family, fitted in {
-        "forest": forest.train(data.X[part], data.y[part]),
-        "linear": linear.train(data.X[part], data.y[part]),
-    }.items():
-        scorer, lines = FAMILIES[family](fitted.arrays), np.ascontiguousarray(data.X[-4:])
-        spent = [timed(lambda s=scorer, x=lines: s.logit(x))[1] for _ in range(5_000)][200:]
-        rows.append(row(f"model, 4 rows, {family}", "p99 1 ms", percentiles(spent), np.percentile(spent, 99) <= 0.001))
-    return rows
 
 
 def parity() -> list[dict[str, Any]]:
-    """Replay 10,000 decisions live against offline; the packaged runtime against its SavedModel."""
+    """Replay 10,000 decisions live against offline."""
     from smartrouter.features.replay import replay
-    from smartrouter.models import calibrate, forest, linear
-    from smartrouter.models.package import load_release, load_tensorflow, write_release
 
     table = pull(build_world(250_000, "quarter"))
     part = table.slice(0, 60_000)
     data = dataset(part)
     checked = replay(part, data, decisions=10_000, start=part.num_rows - 10_000)
     wrong = sum(checked.mismatches().values())
-    rows = [
+    return [
         row(
             f"parity, live against offline, {checked.live.size:,} values",
             "0 mismatches",
@@ -175,28 +162,6 @@ def parity() -> list[dict[str, Any]]:
             wrong == 0,
         )
     ]
-    early, middle, _ = data.splits.masks(data.at_ms)
-    for family, trainer in {"linear": linear, "forest": forest}.items():
-        fitted = trainer.train(data.X[early], data.y[early])
-        codes = data.X[middle][:, processor_column()].astype(int)
-        calibration = calibrate.fit(fitted.logit(data.X[middle]), data.y[middle], codes, len(data.lookups.processors))
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "release"
-            write_release(
-                path, name="bench", fitted=fitted, calibration=calibration, data=data, learnt=data.lookups.processors
-            )
-            own = load_release(path).runtime.probabilities(data.X[-10_000:])
-            gap = np.abs(own - load_tensorflow(path / "saved_model")(data.X[-10_000:]))
-        over = int((gap > 1e-6).sum())
-        rows.append(
-            row(
-                f"parity, {family} runtime against SavedModel, 10,000 rows",
-                "1e-6, 0 over",
-                f"largest {gap.max():.1e}, {over} over",
-                over == 0,
-            )
-        )
-    return rows
 
 
 def processor_column() -> int:
@@ -204,53 +169,6 @@ def processor_column() -> int:
     from smartrouter.features.matrix import FEATURE_NAMES
 
     return FEATURE_NAMES.index("processor")
-
-
-def lift() -> list[dict[str, Any]]:
-    """Share of the achievable lift over the static rules on the last month, which no model has seen."""
-    rows = []
-    for size, name in ((250_000, "quarter"), (MILLION, "million")):
-        rows += lift_of(build_world(size, name), f"{size:,} attempts")
-    return rows
-
-
-def lift_of(folder: Path, label: str) -> list[dict[str, Any]]:
-    """Train both families on three months and judge them by the truth on the fourth."""
-    from smartrouter.evaluation.metrics import score
-    from smartrouter.models import calibrate, forest, linear
-    from smartrouter.world.truth import achievable_lift, load_truth
-
-    table = pull(folder)
-    data = dataset(table, test=0.25)
-    truth = load_truth(folder / "truth", folder / "warehouse.duckdb")
-    early, middle, last = data.splits.masks(data.at_ms)
-    rows, losses, shares = [], {}, {}
-    for family, trainer in {"linear": linear, "forest": forest}.items():
-        fitted = trainer.train(data.X[early], data.y[early])
-        codes = data.X[:, processor_column()].astype(int)
-        calibration = calibrate.fit(
-            fitted.logit(data.X[middle]), data.y[middle], codes[middle], len(data.lookups.processors)
-        )
-        losses[family] = score(data.y[middle], calibration.apply(fitted.logit(data.X[middle]), codes[middle])).log_loss
-        ids, chosen = choices(table, data, fitted, calibration)
-        found = achievable_lift(truth, ids, chosen)
-        shares[family] = found.share
-        say(f"{label} {family}: {found}")
-        quality = score(data.y[last], calibration.apply(fitted.logit(data.X[last]), codes[last]))
-        worth = f"rules {found.baseline:.4f}, model {found.policy:.4f}, oracle {found.oracle:.4f}"
-        fit = f"AUC {quality.auc:.4f}, log loss {quality.log_loss:.4f}, ECE {quality.ece:.4f}"
-        text = f"{found.share:.0%} of {found.achievable * 100:.2f} points ({worth}; {found.n:,} first attempts; {fit})"
-        rows.append(row(f"lift, {label}, last month, {family}", "", text, None))
-    best = min(losses, key=lambda f: losses[f])
-    rows.append(
-        row(
-            f"lift, {label}: the champion ({best}: lower log loss on the calibration slice)",
-            "50 % of the achievable lift",
-            f"{shares[best]:.0%}",
-            shares[best] >= 0.5,
-        )
-    )
-    return rows
 
 
 def choices(table: Any, data: Any, fitted: Any, calibration: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -285,96 +203,6 @@ def choices(table: Any, data: Any, fitted: Any, calibration: Any) -> tuple[np.nd
         scores[mine, index] = calibration.apply(fitted.logit(X), number + 1)
     ids = np.array(table["attempt_id"].take(places).to_pylist())
     return ids, np.array(codes)[scores.argmax(axis=1)]
-
-
-def real() -> list[dict[str, Any]]:
-    """Real attempts through ingest: our forest against untuned LightGBM on the same columns, last 20 % by time."""
-    if not REAL.is_file():
-        return [
-            row(
-                "real attempts",
-                "log loss at most LightGBM's",
-                f"skipped: no file {REAL.name}; name it in PSP_ATTEMPTS",
-                None,
-            )
-        ]
-    from lightgbm import LGBMClassifier
-    from sklearn.metrics import log_loss, roc_auc_score
-
-    from smartrouter.core.settings import Settings
-    from smartrouter.features.dataset import build
-    from smartrouter.models import forest, linear
-    from smartrouter.rules.policy import load_policy
-    from smartrouter.warehouse.ingest import ingest
-
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        ingest(REAL, ROOT / "params/ingest/psp.yaml", Settings(home=home))
-        policy = load_policy("psp", home)
-        table = pull(home, "psp")
-        data = build(
-            table,
-            processors=policy.codes,
-            time_zone=policy.time_zone,
-            home_currency=policy.currency,
-            calibrate=0.1,
-            test=0.2,
-        )
-    last = data.at_ms >= data.splits.test_ms
-    X, y, before = data.X, data.y, ~last
-    used = X[before].std(axis=0) > 0  # columns that this file has at all
-    theirs = (
-        LGBMClassifier(verbose=-1, random_state=7, n_jobs=2)
-        .fit(X[before][:, used], y[before])
-        .predict_proba(X[last][:, used])[:, 1]
-    )
-    shape = forward_choice(X[before], y[before])  # the test rows choose nothing
-    rows = []
-    losses = {"LightGBM": log_loss(y[last], theirs)}
-    fitted = {
-        "forest": forest.train(X[before], y[before], **shape),
-        "linear": linear.train(X[before], y[before]),
-    }
-    for family, model in fitted.items():
-        losses[family] = raw_loss(model, X[last], y[last])
-        auc = roc_auc_score(y[last], model.logit(X[last]))
-        note = f" ({shape}, chosen on five forward folds before the test)" if family == "forest" else ""
-        rows.append(row(f"real attempts, {family}{note}", "", f"log loss {losses[family]:.4f}, AUC {auc:.4f}", None))
-    theirs_auc = roc_auc_score(y[last], theirs)
-    both = f"forest {losses['forest']:.4f} against {losses['LightGBM']:.4f}"
-    text = f"{both} (LightGBM's AUC {theirs_auc:.4f}), {int(last.sum()):,} attempts"
-    return [
-        *rows,
-        row(
-            "real attempts, log loss on the last 20 %",
-            "at most untuned LightGBM's",
-            text,
-            losses["forest"] <= losses["LightGBM"],
-        ),
-    ]
-
-
-def forward_choice(X: np.ndarray, y: np.ndarray) -> dict[str, int]:
-    """Return the forest's shape with the lowest mean log loss on five folds, each trained on what came before it."""
-    from smartrouter.models import forest
-
-    shapes = [dict(zip(("depth", "trees", "min_examples"), s, strict=True)) for s in SHAPES]
-    folds = [(int(len(y) * share), int(len(y) * (share + 0.1))) for share in (0.5, 0.6, 0.7, 0.8, 0.9)]
-    losses = []
-    for shape in shapes:
-        found = [raw_loss(forest.train(X[:cut], y[:cut], **shape), X[cut:end], y[cut:end]) for cut, end in folds]
-        losses.append(np.mean(found))
-        say(f"{shape}: {losses[-1]:.5f}")
-    return shapes[int(np.argmin(losses))]
-
-
-SHAPES = ((4, 300, 300), (4, 150, 300), (6, 150, 100), (6, 100, 300))
-
-
-def raw_loss(fitted: Any, X: np.ndarray, y: np.ndarray) -> float:
-    """Return the log loss of a model that was not calibrated."""
-    z = fitted.logit(X)
-    return float(np.mean(np.logaddexp(0, z) - y * z))
 
 
 def serve() -> list[dict[str, Any]]:

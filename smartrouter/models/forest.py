@@ -28,6 +28,7 @@ def train(
     columns_ratio: float = 0.15,  # share of the columns a split looks at
     row_ratio: float = 1.0,  # share of the rows a tree looks at
     seed: int = 7,
+    threads: int | None = None,  # default: one a core
     names: tuple[str, ...] = FEATURE_NAMES,
     only: Sequence[str] | None = None,  # columns that splits may use; default: all
 ) -> Fitted:
@@ -48,6 +49,7 @@ def train(
         validation_ratio=0.0,
         early_stopping="NONE",
         random_seed=seed,
+        num_threads=threads,
     )
     used = [names[i] for i in distinct(X) if only is None or names[i] in only]
     model = learner.train(as_columns(X, names, used) | {"__y": y.astype(np.int64)}, verbose=0)

@@ -418,8 +418,9 @@ def drift_frame(
     model = evidence.models[0]
     try:
         kept = read_reference(Path(model.release.path))
-    except ReferenceMissing as error:
-        return pd.DataFrame(columns=["kind", "column", "psi", "bound", "shifted"]), error.given.split("/")[-1]
+    except ReferenceMissing:
+        note = "the release keeps no statistics of its training rows"
+        return pd.DataFrame(columns=["kind", "column", "psi", "bound", "shifted"]), note
     requests = table.select([n for n in kept["requests"] if n in table.column_names]).take(evidence.places).to_pandas()
     parts = {"request": (kept["requests"], requests), "feature": (kept["features"], feature_frame(evidence.X))}
     found = [compare(before, now).assign(kind=kind) for kind, (before, now) in parts.items()]
@@ -484,6 +485,7 @@ def conclude(
     decision, reasons = decide(pair, comparison, worries)
     status = decision if decision == "look closer" else f"recommends {decision}"
     name, found = evidence.models[0].name, comparison.difference
+    told = lifts.drop(columns=["up", "down"], errors="ignore")
     return Result(
         {
             "decision": decision,
@@ -500,7 +502,7 @@ def conclude(
             "metrics": score(evidence.y, evidence.said[name]).as_dict(),
             "comparison": found.as_dict() if found else None,
             "worse_slices": worse_slices(comparison),
-            "lifts": lifts.drop(columns=["up", "down"], errors="ignore").to_dict("records"),
+            "lifts": told.astype(object).where(told.notna(), None).to_dict("records"),
             "note": evidence.note,
         }
     )

@@ -1,4 +1,4 @@
-"""The review report from the outside: one real run on two versions, and clear errors where there is nothing to review."""
+"""The review report from the outside: one real run on two versions, and clear errors where there is nothing."""
 
 import json
 import re

@@ -221,7 +221,7 @@ def exit_code_of(
     """The exit code of one of our error classes, 1 for all others."""
     import smartrouter.features.dataset
     import smartrouter.registry.versions
-    import smartrouter.retrain.review
+    import smartrouter.retrain.reroute
     import smartrouter.warehouse.connect
     import smartrouter.warehouse.queries  # noqa: F401  they define the errors of the report's steps
 

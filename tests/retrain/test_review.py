@@ -163,3 +163,10 @@ def test_propensities_that_were_not_logged_are_estimated_and_said():
 def test_shares_of_traffic_sum_to_one():
     shares = reroute.traffic_frame(logged(), "brand").groupby(["policy", "brand"])["share"].sum()
     assert shares.tolist() == pytest.approx([1.0] * 3)
+
+
+def test_without_a_payment_with_a_choice_every_table_is_empty_and_says_so():
+    none = logged(0, said={"version 2": np.zeros((0, 2))}, sent={"version 2": np.zeros(0, int)}, note="no payment")
+    assert reroute.value_frame(none)["note"].str.startswith("not shown: an empty log").all()
+    assert reroute.lift_frame(none)["estimate"].isna().all() and reroute.overlap_frame(none).empty
+    assert reroute.traffic_frame(none).empty

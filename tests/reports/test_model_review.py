@@ -34,11 +34,11 @@ def settings_of(home: Path, warehouse: str = "") -> Settings:
 def settings(tmp_path_factory, small_warehouse):
     """Two versions of a linear model: the first, which hardly learnt, is the champion."""
     now = settings_of(tmp_path_factory.mktemp("review"), small_warehouse)
+    values = {"families": ["linear"], "linear_iterations": 30, "least_rows": 2000, "least_per_processor": 100}
+    table = steps.extract(plan.begin(values, now))
+    data = steps.features(plan.begin(values, now), table)
     for strength, decision in ((0.0001, "promote"), (0.3, "keep")):
-        values = {"families": ["linear"], "linear_strength": strength, "least_rows": 2000, "least_per_processor": 100}
-        job = plan.begin(values, now)
-        table = steps.extract(job)
-        data = steps.features(job, table)
+        job = plan.begin(values | {"linear_strength": strength}, now)
         chosen = steps.refit(job, data, steps.best(data, steps.train(job, data)))
         publish(job, data, table, [chosen], chosen, Verdict(decision, ("a test",)), datetime(2026, 4, 1))
     return now

@@ -60,7 +60,7 @@ class Questions(Gate):
         """YAML reads 3 as a number."""
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
-# %% ../../nbs/retrain/review.ipynb #Review
+
 @dataclass(frozen=True)
 class Review:
     """One review under way."""
@@ -409,7 +409,7 @@ def latency_frame(
         rows += [[model.name, name, ms] for name, ms in zip(("p50", "p99"), found, strict=True)]
     return pd.DataFrame(rows, columns=["model", "quantile", "ms"])
 
-
+# %% ../../nbs/retrain/review.ipynb #drift_frame
 def drift_frame(
     evidence: Evidence,
     table: "pa.Table",
@@ -454,7 +454,7 @@ def concerns(
     ]
     return [words for wrong, words in told if wrong]
 
-
+# %% ../../nbs/retrain/review.ipynb #decide
 def decide(
     pair: Pair,
     comparison: Comparison,

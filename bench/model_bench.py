@@ -103,7 +103,7 @@ def contenders(data: Any) -> tuple[list[Any], Any]:
     from smartrouter.retrain import steps
     from smartrouter.retrain.plan import begin, read_params
 
-    values = read_params(parts.ROOT / "params/retrain/prod.yaml") | {"families": list(CONTENDERS)}
+    values = read_params(parts.ROOT / "params/retrain/prod.yaml") | {"families": list(CONTENDERS), "tune_minutes": 0}
     job = begin(values, Settings(params=parts.ROOT / "params"))
     candidates = []
     for family in job.plan.families:

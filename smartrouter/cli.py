@@ -6,7 +6,7 @@
 __all__ = ['FILE', 'NAME', 'REASON', 'Refused', 'DiskFull', 'ExtraMissing', 'Commands', 'main', 'settings', 'say', 'show_table',
            'WarehouseThere', 'WarehouseNotThere', 'embedded_file', 'world', 'ingest', 'rules', 'rules_sync',
            'rules_show', 'retrain', 'models', 'registry', 'models_list', 'models_show', 'show_change', 'models_promote',
-           'models_rollback', 'predict', 'serve', 'bench']
+           'models_rollback', 'models_review', 'predict', 'serve', 'bench']
 
 # %% ../nbs/cli.ipynb #imports
 import errno
@@ -269,7 +269,7 @@ def retrain(params_file: Path, unless_present: bool) -> None:
 # %% ../nbs/cli.ipynb #models
 @main.group(cls=Commands)
 def models() -> None:
-    """List model versions, and say which one is live."""
+    """List and review model versions, and say which one is live."""
 
 # %% ../nbs/cli.ipynb #NAME
 NAME = click.argument("name")
@@ -350,6 +350,29 @@ def models_rollback(name: str, reason: str, to: str | None) -> None:
     from smartrouter.registry.promotion import rollback
 
     show_change(rollback(registry(), name, reason, datetime.now(UTC), to))
+
+# %% ../nbs/cli.ipynb #models_review
+@models.command("review", epilog="Example: smartrouter models review --version 2")
+@click.option("--version", default=None, help="Version to review; default: the newest.")
+@click.option("--against", default=None, help="Version to hold it against; default: the champion, or the one before.")
+@click.option("--params", "params_file", type=FILE, default=None, help="Default: <params>/model_review/embedded.yaml.")
+def models_review(version: str | None, against: str | None, params_file: Path | None) -> None:
+    """Show everything about one version of the merchant's model on one page, with a recommendation.
+
+    Quality, calibration, slices, routing, value, speed and drift, against the champion. Writes the executed notebook,
+    its HTML and <run id>.result.json below reports/out/model_review/. Exit code 0: promote or keep is recommended;
+    1: look closer; 2: wrong input, such as an unknown version.
+    """
+    from smartrouter.retrain.review import begin
+    from smartrouter.retrain.run import report_path, run
+
+    now, given = settings(), {"version": version, "against": against}
+    path = params_file or now.params / "model_review" / "embedded.yaml"
+    asked = {name: value for name, value in given.items() if value is not None}
+    result = run(path, now, say, report_path("model_review"), check=begin, given=asked)
+    click.echo(f"{result.verdict}\nreport {result.html}")
+    if result.exit_code:
+        raise SystemExit(result.exit_code)
 
 # %% ../nbs/cli.ipynb #predict
 @main.command(epilog="Example: smartrouter predict requests.jsonl --out ranking.jsonl")

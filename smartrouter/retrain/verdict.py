@@ -333,7 +333,7 @@ def write_candidate(
     )
 
 # %% ../../nbs/retrain/verdict.ipynb #COLOURS
-COLOURS = {"promote": "#1a7f37", "keep": "#9a6700", "reject": "#cf222e"}
+COLOURS = {"promote": "#1a7f37", "keep": "#9a6700", "look closer": "#cf222e", "reject": "#cf222e"}
 
 
 @dataclass(frozen=True)

@@ -306,7 +306,7 @@ def forward_losses(trainers: dict[str, Any], X: np.ndarray, y: np.ndarray) -> di
     return losses
 
 
-ALONE = {"families": ["mixed"]}  # the champion's family without the others
+ALONE = {"families": ["mixed"], "tune_minutes": 0}  # the champion's family without the others
 
 
 def retrain() -> list[dict[str, Any]]:

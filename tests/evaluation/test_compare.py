@@ -1,6 +1,7 @@
 """Candidates on the same later rows: intervals, refusals, and a rule that prefers what is simple within noise."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_folds_go_forward_and_split_no_moment(moments, folds):
         return
     assert len(found) == folds and found[-1][1] == len(at)
     assert all(at[start - 1] < at[start] for start, _ in found)
-    assert all(one[1] == two[0] for one, two in zip(found, found[1:], strict=False))
+    assert all(one[1] == two[0] for one, two in pairwise(found))
 
 
 @pytest.mark.parametrize("bad", [{"folds": 0}, {"first": 1.0}, {"first": 0.0}, {"folds": 200}])

@@ -101,7 +101,7 @@ def test_the_same_again_is_compared_with_the_champion_on_the_same_rows(first, ho
     job = begin(read_params(CI) | {"families": ["forest"]}, settings_of(home, warehouse=small_warehouse))
     table = steps.extract(job)
     data = steps.features(job, table)
-    chosen = steps.train(job, data)[0]
+    chosen = steps.refit(job, data, steps.train(job, data)[0])
     found = verdict.compare(job, data, table, chosen)
     blessing = verdict.examine(job, data, table, chosen, found)
     if first.content["family"] == "forest":

@@ -130,6 +130,11 @@ class Candidate:
     p_test: np.ndarray
     seconds: float
 
+    @property
+    def label(self) -> str:
+        """The family, and whether it was refit."""
+        return f"{self.family}, refit" if self.fitted.facts.get("refit") else self.family
+
 
 def train(
     job: Job,
@@ -195,8 +200,7 @@ def evaluate(
     rows = [{"model": "constant", **asdict(score(data.y[last], constant))}]
     for one in candidates:
         chosen_by = score(data.y[later], one.p_calibrate).log_loss
-        name = f"{one.family}, refit" if one.fitted.facts.get("refit") else one.family
-        rows.append({"model": name, **asdict(score(data.y[last], one.p_test)), "calibration_log_loss": chosen_by})
+        rows.append({"model": one.label, **asdict(score(data.y[last], one.p_test)), "calibration_log_loss": chosen_by})
     return pd.DataFrame(rows)
 
 # %% ../../nbs/retrain/steps.ipynb #logged_choices
@@ -352,7 +356,7 @@ def reliability_frame(
 ) -> pd.DataFrame:
     """Reliability tables of all candidates on the test rows; `up` and `down` are the interval's arms."""
     _, _, last = data.splits.masks(data.at_ms)
-    tables = {one.family: reliability(data.y[last], one.p_test) for one in candidates}
+    tables = {one.label: reliability(data.y[last], one.p_test) for one in candidates}
     frame = pd.DataFrame([{"model": name, **asdict(b)} for name, bins in tables.items() for b in bins])
     return frame.assign(up=frame["high"] - frame["came"], down=frame["came"] - frame["low"])
 

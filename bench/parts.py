@@ -213,7 +213,8 @@ def serve() -> list[dict[str, Any]]:
     home = HOME / "serve"
     if not (home / "releases").is_dir():
         release_for_service(home)
-    found = measure(settings=Settings(home=home, params=ROOT / "params"))
+    settings = Settings(home=home, params=ROOT / "params")
+    found = measure(settings=settings)
     say(str(found))
     closed, steady, lost = (
         found["closed loop, 20 in flight"],
@@ -229,7 +230,7 @@ def serve() -> list[dict[str, Any]]:
     good = bars["at least 1000 requests/s"] and bars["p99 within 40 ms"] and bars["every answer stored"] and by_model
     return [
         row(
-            "predict over HTTP, 20 in flight",
+            f"predict over HTTP, 20 in flight, durability {settings.durability}",
             "1,000 requests/s, p99 40 ms, all stored, 99 % by the model",
             f"{speed}; {kept}",
             good,

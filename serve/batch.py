@@ -1,4 +1,4 @@
-"""Ranks a file of requests by the code that answers them over HTTP: replay, what-if, batches; nothing is recorded."""
+"""Ranks a file of requests by the code that answers them over HTTP: batches and what-if; nothing is recorded."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def rank_file(
     out: Path,  # JSON lines, each the response to the line of the same number; replaced at once or not at all
     settings: Settings,
     progress: Callable[[str], None] = lambda text: None,
-    at: datetime | None = None,  # the moment of decision, with a zone; None: now
+    at: datetime | None = None,  # the moment of decision, with a zone; None: now. History stays the newest
 ) -> Ranked:
     """Rank every request of a file; raises `RequestsRefused` with line numbers, or `CannotWrite`."""
     start = time.perf_counter()
@@ -56,6 +56,8 @@ def rank_file(
         told = {f"{name}: {why}" for name, m in merchants.now.items() for why in m.problems.values()}
         for problem in sorted(told):
             progress(problem)
+        for warning in later_history(merchants, at) if at else ():
+            progress(warning)
         now = (at or datetime.now(UTC)).timestamp()
         by_model, answers = write_answers(requests, Path(out), answerer, now, progress)
     finally:
@@ -73,6 +75,18 @@ def prepare(settings: Settings) -> tuple[Answerer, Merchants]:
     merchants.look()
     merchants.follow()
     return Answerer(settings, None, merchants, decide, metrics, log), merchants
+
+
+def later_history(merchants: Merchants, at: datetime) -> Iterator[str]:
+    """A warning for each model that knows outcomes from after `at`: its history is never turned back."""
+    for merchant_id, merchant in sorted(merchants.now.items()):
+        if merchant.model is not None and merchant.model.known_until > at.timestamp():
+            known = datetime.fromtimestamp(merchant.model.known_until, UTC).isoformat(timespec="seconds")
+            asked = at.astimezone(UTC).isoformat(timespec="seconds")
+            told = (
+                f"{merchant_id}: asked about {asked}, but version {merchant.model.version} knows outcomes until {known}"
+            )
+            yield f"{told}: a what-if, no replay of what would have been answered then"
 
 
 def lines(requests: Path) -> Iterator[tuple[int, bytes]]:

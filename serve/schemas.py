@@ -143,7 +143,12 @@ class Attempt(Strict):
 
     attempt_id: Id | None = Field(None, description="The merchant's own id; feedback may refer to it")
     sequence_order: Annotated[int, Field(ge=1, le=1000)] = 1
-    previous: Annotated[list[Previous], Field(max_length=50)] = Field(default_factory=list)
+    previous: Annotated[list[Previous], Field(max_length=50)] = Field(
+        default_factory=list,
+        description="Earlier attempts of the order whose outcome is known, a recorded time-out or error included. "
+        "One that still waits for its answer does not belong here, as it is not in training: it counts in "
+        "sequence_order only",
+    )
 
 
 class User(Strict):

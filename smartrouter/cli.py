@@ -380,12 +380,17 @@ def models_review(version: str | None, against: str | None, params_file: Path | 
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="One answer a line (JSONL)."
 )
-@click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), help="Moment of decision, UTC; default: now.")
+@click.option(
+    "--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), help="What if it were this moment, UTC? Default: now."
+)
 def predict(requests: Path, out: Path, at: datetime | None) -> None:
     """Rank the processors of many REQUESTS (JSONL, in the form of the HTTP API).
 
     Answers come from the code and the model that the service would use, in the order of the lines; nothing is
     recorded. A line that the service would refuse refuses the file, and nothing is written.
+
+    --at asks what if it were another moment, with the history that the release and the feedback since then know. It
+    is no replay of the past: a warning names both times when the release knows outcomes from after that moment.
     """
     from serve.batch import rank_file
 

@@ -74,3 +74,19 @@ def test_training_and_service_read_every_answer_alike(table, data):
         status = "approved" if row["approved"] else "declined"
         said = (row["error_code"], row["hard_soft"], row["advice_code"], row["error_category"])
         assert KINDS[kind] == classify(status, *said)
+
+
+def test_an_earlier_attempt_counts_only_once_its_outcome_is_known(table, data):
+    """The rule that the schema states for `attempt.previous`: attempts that still wait for an answer are not listed."""
+    rows, place = table.to_pylist(), FEATURE_NAMES.index("n_previous")
+    state, began, waiting = LiveState(data.lookups), {}, 0
+    for at_ms, row, request in zip(data.columns["at_ms"].tolist(), rows, requests_of(rows), strict=True):
+        earlier = [r for r in began.setdefault(row["order_id"], []) if r["attempted_at"] < row["attempted_at"]]
+        began[row["order_id"]].append(row)
+        known = [r for r in earlier if r["known_at"] and r["known_at"] < row["attempted_at"]]
+        if len(known) < len(earlier):  # one is still under way, or was never answered
+            waiting += 1
+            live = state.features(request, ("MIT",), at_ms)[0]
+            assert live[place] == row["n_previous"] == len(known) == len(request["attempt"]["previous"])
+            assert row["previous_processors"] == ("|".join(r["processor"] for r in known) or None)
+    assert waiting > 50

@@ -1,8 +1,11 @@
 """A file of requests is ranked as the service ranks it, whole or not at all."""
 
 import json
-from datetime import UTC, datetime
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 
 import serve.batch
@@ -10,6 +13,23 @@ from serve.batch import RequestsRefused, rank_file
 from smartrouter.core.files import CannotWrite
 
 FACTS = ("ranking", "excluded", "decision", "model")
+
+
+@dataclass
+class StandIn:
+    """A model that ranks by the order it is given."""
+
+    known_until: float = 0.0
+    pause_s: float = 0.0
+    name: str = "processor_selector.volaris"
+    version: str = "1"
+    learnt: tuple = ("WORLDPAY", "MIT", "ELAVON")
+    created_at: float = 0.0
+    feature_contract: str = "stand-in"
+
+    def probabilities(self, request, processors, now_ms):
+        time.sleep(self.pause_s)
+        return np.linspace(0.9, 0.5, len(processors))
 
 
 @pytest.fixture
@@ -99,24 +119,23 @@ def test_a_place_that_cannot_be_written_is_named(settings, given, tmp_path):
         rank_file(given, tmp_path / "file" / "out.jsonl", settings)
 
 
+def test_a_moment_before_the_end_of_the_history_is_called_a_what_if(settings, given, promote, tmp_path, monkeypatch):
+    known = datetime(2026, 4, 1, 12, tzinfo=UTC)
+    promote("1")
+    monkeypatch.setattr(serve.batch, "load_model", lambda folder: StandIn(known_until=known.timestamp()))
+    for at, warnings in ((None, 0), (known, 0), (known - timedelta(hours=1), 1)):
+        told = []
+        done = rank_file(given, tmp_path / "out.jsonl", settings, told.append, at)
+        told = [line for line in told if "what-if" in line]
+        assert done.answers == 200 and len(told) == warnings
+    assert "2026-04-01T11:00:00+00:00" in told[0] and "2026-04-01T12:00:00+00:00" in told[0]
+
+
 def test_a_slow_model_is_waited_for(settings, given, promote, tmp_path, monkeypatch, payments):
     """Over HTTP the deadline turns a slow model into rules; nobody waits for a line of a file."""
 
-    class Slow:
-        name, version, learnt = "processor_selector.volaris", "1", ("WORLDPAY", "MIT", "ELAVON")
-        known_until = created_at = 0.0
-        feature_contract = "stand-in"
-
-        def probabilities(self, request, processors, now_ms):
-            import time
-
-            import numpy as np
-
-            time.sleep(0.06)
-            return np.linspace(0.9, 0.5, len(processors))
-
     promote("1")
-    monkeypatch.setattr(serve.batch, "load_model", lambda folder: Slow())
+    monkeypatch.setattr(serve.batch, "load_model", lambda folder: StandIn(pause_s=0.06))
     given.write_text("".join(json.dumps(p) + "\n" for p in payments[:6]))
     done = rank_file(given, tmp_path / "out.jsonl", settings)
     assert done.by_model == done.answers == 6

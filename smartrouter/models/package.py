@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import __version__
 from ..core.errors import SmartrouterError, listed
 from ..core.files import disk_errors, write_atomically, write_folder
 from ..features.columns import Lookups
@@ -177,6 +178,7 @@ def describe(name: str, fitted: Any, calibration: Any, data: Any, learnt: Sequen
         "version": "",
         "family": fitted.family,
         "contract": data.contract,
+        "smartrouter": __version__,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "trained_from": moment(data.at_ms.min()),
         "trained_until": moment(data.at_ms[train].max()),

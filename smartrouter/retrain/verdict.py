@@ -166,7 +166,7 @@ def model_card(
 ) -> str:
     """The card as Markdown."""
     _, _, last = data.splits.masks(data.at_ms)
-    result = score(data.y[last], candidate.p_test)
+    result, refit = score(data.y[last], candidate.p_test), candidate.fitted.facts.get("refit")
     top = [f"| {r.feature} | {r.family} | {r.share:.1%} |" for r in importance(candidate, 15).itertuples()]
     periods = [f"| {r.part} | {r.rows:,} | {r[4]:%Y-%m-%d} to {r[5]:%Y-%m-%d} |" for r in parts(data).itertuples()]
     return "\n".join(
@@ -174,9 +174,11 @@ def model_card(
             f"# {job.name}",
             f"\n{candidate.family} model of the probability that a processor approves one attempt of {job.merchant}.",
             "\n## Use\nTo rank the eligible processors of one payment. Not to judge a person, nor to price anything.",
-            f"\n## Made of\nFeature contract {data.contract}, data {data.digest[:16]}.",
+            f"\n## Made of\nsmartrouter {smartrouter.__version__}, feature contract {data.contract},",
+            f"data {data.digest[:16]}.",
             "\n| part | attempts | period |\n| --- | --- | --- |",
             *periods,
+            "\nTrained once more with the calibration rows, its calibration kept." if refit else "",
             f"\n## Quality on the test attempts\nAUC {result.auc or 0:.4f}, log loss {result.log_loss:.4f},",
             f"Brier {result.brier:.4f}, calibration error {result.ece:.4f}. Verdict: {verdict.text}.",
             "\n| slice | attempts | came | said | log loss | AUC | off |\n| --- | --- | --- | --- | --- | --- | --- |",

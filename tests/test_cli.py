@@ -1,6 +1,8 @@
 """The command line: exit codes to be trusted, one line for what is foreseen, nothing heavy before a command runs."""
 
 import errno
+import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -150,6 +152,31 @@ def test_rules_are_synced_and_shown(ask, home, small_world):
     )
     shown = ask("rules", "show")
     assert shown.exit_code == 0 and "AMEX" in shown.output and "always" in shown.output
+
+
+LACKING = ("VW_ATHENA_CHANNEL", "VW_ATHENA_PAYMENT.BANK", "VW_ROUTING_MERCHANT_RULE.LABEL")
+LACKING += ("VW_ROUTING_MERCHANT_RULE_OPTION",)
+
+
+@pytest.mark.parametrize("words", [("rules", "sync"), ("retrain", "--params", f"{ROOT}/params/retrain/ci.yaml")])
+def test_all_that_a_warehouse_lacks_is_named_at_once(ask, home, tmp_path, monkeypatch, words):
+    import duckdb
+
+    from smartrouter.warehouse.schema import create_contract
+
+    with duckdb.connect(str(tmp_path / "lacking.duckdb")) as raw:
+        create_contract(raw)
+        raw.execute("DROP VIEW ABTESTING.ALL_VIEWS_FLAT_SAMPLE; DROP VIEW ABTESTING.ALL_VIEWS_FLAT")
+        for name in LACKING:
+            view, _, column = name.partition(".")
+            raw.execute(f"ALTER TABLE SOURCES.{view} DROP {column}" if column else f"DROP TABLE SOURCES.{view}")
+    (tmp_path / "reports").mkdir()
+    shutil.copy(ROOT / "reports" / "retrain.ipynb", tmp_path / "reports")
+    monkeypatch.chdir(tmp_path)  # the report's evidence stays in the folder of the test
+    answer = ask(*words, warehouse=f"duckdb:///{tmp_path}/lacking.duckdb")
+    assert answer.exit_code == 2, answer.output
+    assert f"lacks 4 name(s): {', '.join(f'SOURCES.{name}' for name in LACKING)}. " in answer.output
+    assert not (home / "rules").exists() and not (home / "releases").exists() and "trained" not in answer.output
 
 
 def test_settings_that_are_unknown_or_impossible_are_refused(ask):

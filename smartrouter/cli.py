@@ -368,18 +368,19 @@ def predict(requests: Path, out: Path, at: datetime | None) -> None:
 # %% ../nbs/cli.ipynb #serve
 @main.command(epilog="Example: SMARTROUTER_PORT=8080 smartrouter serve")
 @click.option(
-    "--check", is_flag=True, help="Only check that the service could start here (settings, folder, port), then end."
+    "--check", is_flag=True, help="Only check that all could start here (settings, URLs, folder, port), then end."
 )
 @click.option("--hello", is_flag=True, help="Once it is ready, print a curl that works and the OpenAPI address.")
 def serve(check: bool, hello: bool) -> None:
     """Answer payments over HTTP, in the foreground, until Ctrl-C."""
     from serve.run import check as check_place
+    from serve.run import check_workbench
     from serve.run import main as run_service
 
     now = settings()
     check_place(now)
     if check:
-        return
+        return check_workbench(now)
     if hello:
         import subprocess
 

@@ -1,7 +1,6 @@
 """The command line: exit codes to be trusted, one line for what is foreseen, nothing heavy before a command runs."""
 
 import errno
-import json
 import shutil
 import socket
 import subprocess
@@ -199,6 +198,42 @@ def test_serve_says_before_it_starts_what_would_stop_it(ask):
     for setting, value in (("rate_limit", "many"), ("merchant", "nobody"), ("home", f"{__file__}/var")):
         refused = ask("serve", "--check", port=port, **{setting: value})
         assert refused.exit_code == 2 and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("store", "mysql://me:hunter2@host/db"),
+        ("store", "sqlite://"),
+        ("store", "var/store.db"),
+        ("warehouse", "var/warehouse.duckdb"),
+        ("warehouse", "snowflake://me:hunter2@account/DB"),
+        ("warehouse", "postgresql://me:hunter2@host/db"),
+        ("mlflow", "var/mlflow.db"),
+        ("mlflow", "ftp://me:hunter2@host"),
+        ("mlflow", "me:hunter2@host"),
+        ("mlflow", "sqlite:///"),
+        ("mlflow", "http://"),
+    ],
+)
+def test_serve_says_before_it_starts_which_url_cannot_be(ask, home, setting, value):
+    refused = ask("serve", "--check", port=str(free_port()), **{setting: value})
+    assert refused.exit_code == 2 and refused.stderr.count("\n") == 1, refused.output
+    assert f"SMARTROUTER_{setting.upper()}" in refused.stderr or "SMARTROUTER_SNOWFLAKE" in refused.stderr
+    assert "hunter2" not in refused.stderr and list(home.iterdir()) == []
+
+
+def test_a_check_asks_nobody_and_makes_nothing(ask, home):
+    nobody = {"mlflow": f"http://127.0.0.1:{free_port()}", "warehouse": "snowflake://account/DB"}
+    assert ask("serve", "--check", port=str(free_port()), **nobody).exit_code == 0
+    assert ask("serve", "--check", port=str(free_port()), mlflow="postgresql://host/db").exit_code == 0
+    assert list(home.iterdir()) == []
+
+
+def free_port() -> int:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        return other.getsockname()[1]
 
 
 def test_files_that_are_not_there_are_refused(ask):

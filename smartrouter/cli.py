@@ -245,7 +245,7 @@ def rules_show() -> None:
 # %% ../nbs/cli.ipynb #retrain
 @main.command(epilog="Example: smartrouter retrain --params params/retrain/embedded.yaml")
 @click.option("--params", "params_file", type=FILE, required=True, help="Parameters of the report (YAML).")
-@click.option("--unless-present", is_flag=True, help="Do nothing when a champion is live.")
+@click.option("--unless-present", is_flag=True, help="Do nothing when a champion is live and can be loaded.")
 def retrain(params_file: Path, unless_present: bool) -> None:
     """Extract, train, evaluate, compare with the champion, promote if better.
 
@@ -254,11 +254,15 @@ def retrain(params_file: Path, unless_present: bool) -> None:
     """
     now = settings()
     if unless_present:
-        from smartrouter.models.package import champion
+        from smartrouter.models.package import champion, load_release
 
-        live = champion(now.releases, f"processor_selector.{now.merchant}")
-        if live:
-            return say(f"model: {live} is live")
+        try:
+            live = champion(now.releases, f"processor_selector.{now.merchant}")
+            if live:
+                load_release(live)
+                return say(f"model: {live} is live")
+        except SmartrouterError as error:
+            say(f"model: the champion cannot be used, so another is trained: {error.given}")
     from smartrouter.retrain.run import run
 
     result = run(params_file, now, say)

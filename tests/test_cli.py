@@ -1,6 +1,7 @@
 """The command line: exit codes to be trusted, one line for what is foreseen, nothing heavy before a command runs."""
 
 import errno
+import json
 import shutil
 import socket
 import subprocess
@@ -234,6 +235,25 @@ def free_port() -> int:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         return other.getsockname()[1]
+
+
+@pytest.mark.parametrize("fault", ["no folder", "other contract", "other file", "broken pointer"])
+def test_a_champion_that_cannot_be_loaded_is_not_live(ask, home, tmp_path, fault):
+    from smartrouter.features.matrix import CONTRACT_VERSION
+
+    folder = home / "releases" / "processor_selector.volaris" / "1"
+    folder.mkdir(parents=True)
+    (folder.parent / "champion.json").write_text('{"version": "1"}' if fault != "broken pointer" else "{")
+    contract = "0.0" if fault == "other contract" else CONTRACT_VERSION
+    (folder / "manifest.json").write_text(json.dumps({"contract": contract, "files": {"lookups.json": "0" * 64}}))
+    if fault == "no folder":
+        shutil.rmtree(folder)
+    (tmp_path / "wrong.yaml").write_text("sed: 1\n")  # it gets as far as the parameters, so it does retrain
+    answer = ask("retrain", "--params", str(tmp_path / "wrong.yaml"), "--unless-present")
+    told, refused = answer.stderr.splitlines()
+    why = {"no folder": "no release at", "other contract": "contract", "other file": "lookups.json is missing"}
+    assert told.startswith("model: the champion cannot be used") and why.get(fault, "champion.json") in told
+    assert answer.exit_code == 2 and "sed" in refused
 
 
 def test_files_that_are_not_there_are_refused(ask):

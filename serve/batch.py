@@ -72,8 +72,7 @@ def prepare(settings: Settings) -> tuple[Answerer, Merchants]:
     upgrade(settings.store)
     log, metrics = Log("error"), Metrics()
     merchants = Merchants(settings, Store(settings.store, settings.durability), load_model, log, metrics)
-    merchants.look()
-    merchants.follow()
+    merchants.load()
     return Answerer(settings, None, merchants, decide, metrics, log), merchants
 
 

@@ -13,7 +13,7 @@ from serve.metrics import Metrics
 from smartrouter.core.errors import SmartrouterError
 from smartrouter.core.settings import Settings
 from smartrouter.feedback.outcome import OutcomeRow
-from smartrouter.feedback.store import Store, StoreUnavailable, outcomes_after
+from smartrouter.feedback.store import Store, StoreUnavailable, first_outcome, newest_outcome, outcomes_after
 from smartrouter.models.package import pointed_version
 from smartrouter.rules.policy import MerchantPolicy, UnknownMerchant, load_policy, policy_path
 from smartrouter.rules.static import RuleSet, load_rules
@@ -116,9 +116,17 @@ class Merchants:
 
     def start(self) -> None:
         """Load everything once, then keep watching."""
+        self.load()
+        self.thread.start()
+
+    def load(self) -> None:
+        """Load everything once; each champion reads the outcomes that are new to it, and no other is read."""
+        try:
+            self.last = newest_outcome(self.store)  # before the champions, which catch up to here
+        except StoreUnavailable as error:  # they start as they were trained, and follow from the first outcome
+            self.log.write("warning", "outcomes_not_read", cause=error.cause)
         self.look()
         self.follow()
-        self.thread.start()
 
     def close(self) -> None:
         """Stop watching."""
@@ -227,11 +235,14 @@ class Merchants:
 
     def catch_up(self, merchant_id: str, model: Model) -> None:
         """Fold in what came between the release's training and the place up to which this worker has read."""
-        last = 0
+        if not self.last or (first := first_outcome(self.store, model.known_until)) is None:
+            return
+        last = first - 1
         while last < self.last and (rows := outcomes_after(self.store, last, PAGE)):
             for row in rows:
-                if row.id <= self.last:
-                    self.apply(model, merchant_id, row)
+                request = json.loads(row.request)
+                if row.id <= self.last and request.get("merchant_id") == merchant_id:
+                    self.apply(model, request, row)
             last = rows[-1].id
 
     def follow(self) -> None:
@@ -239,18 +250,17 @@ class Merchants:
         try:
             while rows := outcomes_after(self.store, self.last, PAGE):
                 for row in rows:
-                    merchant_id = json.loads(row.request).get("merchant_id", "")
-                    merchant = self.now.get(merchant_id)
+                    request = json.loads(row.request)
+                    merchant = self.now.get(request.get("merchant_id", ""))
                     if merchant is not None and merchant.model is not None:
-                        self.apply(merchant.model, merchant_id, row)
+                        self.apply(merchant.model, request, row)
                 self.last, self.lag_s = rows[-1].id, max(time.time() - rows[-1].known_at, 0.0)
         except StoreUnavailable as error:
             self.log.write("warning", "outcomes_not_read", cause=error.cause)
 
-    def apply(self, model: Model, merchant_id: str, row: OutcomeRow) -> None:
-        """Fold one outcome into one model, if it is this merchant's and new to it."""
-        request = json.loads(row.request)
-        if request.get("merchant_id") != merchant_id or row.known_at <= model.known_until:
+    def apply(self, model: Model, request: dict[str, Any], row: OutcomeRow) -> None:
+        """Fold one outcome of the model's merchant into it, if it is new to it."""
+        if row.known_at <= model.known_until:
             return
         try:
             model.apply(

@@ -1,6 +1,7 @@
 """Starts the service: Granian in front of the Flask application, several workers, one store."""
 
 import errno
+import importlib.util
 import os
 import socket
 import tempfile
@@ -10,6 +11,7 @@ from serve.rates import Rates
 from serve.security import check_exposure
 from smartrouter.core.errors import SmartrouterError
 from smartrouter.core.settings import PREFIX, Settings
+from smartrouter.feedback.tables import open_engine
 from smartrouter.rules.policy import load_policy
 
 THREADS = 1  # per worker: more only fight for the interpreter (measured: 4 threads answer half as many) …
@@ -33,7 +35,20 @@ def check(settings: Settings) -> None:
     Rates(settings.rate_limit)
     load_policy(settings.merchant, settings.params, settings.home)
     check_home(settings.home)
+    open_engine(settings.store).dispose()  # looks at the URL and for its driver, and connects to nothing
     check_port(settings.host, settings.port)
+
+
+def check_workbench(settings: Settings) -> None:
+    """Raise a `SmartrouterError` for a warehouse or MLflow URL that cannot be; the serving install uses neither."""
+    if importlib.util.find_spec("duckdb"):
+        from smartrouter.warehouse.connect import parse_url
+
+        parse_url(settings.warehouse)
+    if importlib.util.find_spec("mlflow"):
+        from smartrouter.registry.versions import check_url
+
+        check_url(settings.mlflow)
 
 
 def check_home(home: Path) -> None:

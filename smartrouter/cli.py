@@ -245,7 +245,7 @@ def rules_show() -> None:
 # %% ../nbs/cli.ipynb #retrain
 @main.command(epilog="Example: smartrouter retrain --params params/retrain/embedded.yaml")
 @click.option("--params", "params_file", type=FILE, required=True, help="Parameters of the report (YAML).")
-@click.option("--unless-present", is_flag=True, help="Do nothing when a champion is live.")
+@click.option("--unless-present", is_flag=True, help="Do nothing when a champion is live and can be loaded.")
 def retrain(params_file: Path, unless_present: bool) -> None:
     """Extract, train, evaluate, compare with the champion, promote if better.
 
@@ -254,11 +254,15 @@ def retrain(params_file: Path, unless_present: bool) -> None:
     """
     now = settings()
     if unless_present:
-        from smartrouter.models.package import champion
+        from smartrouter.models.package import champion, load_release
 
-        live = champion(now.releases, f"processor_selector.{now.merchant}")
-        if live:
-            return say(f"model: {live} is live")
+        try:
+            live = champion(now.releases, f"processor_selector.{now.merchant}")
+            if live:
+                load_release(live)
+                return say(f"model: {live} is live")
+        except SmartrouterError as error:
+            say(f"model: the champion cannot be used, so another is trained: {error.given}")
     from smartrouter.retrain.run import run
 
     result = run(params_file, now, say)
@@ -401,18 +405,19 @@ def predict(requests: Path, out: Path, at: datetime | None) -> None:
 # %% ../nbs/cli.ipynb #serve
 @main.command(epilog="Example: SMARTROUTER_PORT=8080 smartrouter serve")
 @click.option(
-    "--check", is_flag=True, help="Only check that the service could start here (settings, folder, port), then end."
+    "--check", is_flag=True, help="Only check that all could start here (settings, URLs, folder, port), then end."
 )
 @click.option("--hello", is_flag=True, help="Once it is ready, print a curl that works and the OpenAPI address.")
 def serve(check: bool, hello: bool) -> None:
     """Answer payments over HTTP, in the foreground, until Ctrl-C."""
     from serve.run import check as check_place
+    from serve.run import check_workbench
     from serve.run import main as run_service
 
     now = settings()
     check_place(now)
     if check:
-        return
+        return check_workbench(now)
     if hello:
         import subprocess
 

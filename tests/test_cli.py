@@ -1,6 +1,8 @@
 """The command line: exit codes to be trusted, one line for what is foreseen, nothing heavy before a command runs."""
 
 import errno
+import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -152,6 +154,31 @@ def test_rules_are_synced_and_shown(ask, home, small_world):
     assert shown.exit_code == 0 and "AMEX" in shown.output and "always" in shown.output
 
 
+LACKING = ("VW_ATHENA_CHANNEL", "VW_ATHENA_PAYMENT.BANK", "VW_ROUTING_MERCHANT_RULE.LABEL")
+LACKING += ("VW_ROUTING_MERCHANT_RULE_OPTION",)
+
+
+@pytest.mark.parametrize("words", [("rules", "sync"), ("retrain", "--params", f"{ROOT}/params/retrain/ci.yaml")])
+def test_all_that_a_warehouse_lacks_is_named_at_once(ask, home, tmp_path, monkeypatch, words):
+    import duckdb
+
+    from smartrouter.warehouse.schema import create_contract
+
+    with duckdb.connect(str(tmp_path / "lacking.duckdb")) as raw:
+        create_contract(raw)
+        raw.execute("DROP VIEW ABTESTING.ALL_VIEWS_FLAT_SAMPLE; DROP VIEW ABTESTING.ALL_VIEWS_FLAT")
+        for name in LACKING:
+            view, _, column = name.partition(".")
+            raw.execute(f"ALTER TABLE SOURCES.{view} DROP {column}" if column else f"DROP TABLE SOURCES.{view}")
+    (tmp_path / "reports").mkdir()
+    shutil.copy(ROOT / "reports" / "retrain.ipynb", tmp_path / "reports")
+    monkeypatch.chdir(tmp_path)  # the report's evidence stays in the folder of the test
+    answer = ask(*words, warehouse=f"duckdb:///{tmp_path}/lacking.duckdb")
+    assert answer.exit_code == 2, answer.output
+    assert f"lacks 4 name(s): {', '.join(f'SOURCES.{name}' for name in LACKING)}. " in answer.output
+    assert not (home / "rules").exists() and not (home / "releases").exists() and "trained" not in answer.output
+
+
 def test_settings_that_are_unknown_or_impossible_are_refused(ask):
     assert "SMARTROUTER_PORT" in ask("serve", "--check", port="eighty").output
     answer = ask("rules", "show", warehose="duckdb:///x")
@@ -172,6 +199,61 @@ def test_serve_says_before_it_starts_what_would_stop_it(ask):
     for setting, value in (("rate_limit", "many"), ("merchant", "nobody"), ("home", f"{__file__}/var")):
         refused = ask("serve", "--check", port=port, **{setting: value})
         assert refused.exit_code == 2 and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("store", "mysql://me:hunter2@host/db"),
+        ("store", "sqlite://"),
+        ("store", "var/store.db"),
+        ("warehouse", "var/warehouse.duckdb"),
+        ("warehouse", "snowflake://me:hunter2@account/DB"),
+        ("warehouse", "postgresql://me:hunter2@host/db"),
+        ("mlflow", "var/mlflow.db"),
+        ("mlflow", "ftp://me:hunter2@host"),
+        ("mlflow", "me:hunter2@host"),
+        ("mlflow", "sqlite:///"),
+        ("mlflow", "http://"),
+    ],
+)
+def test_serve_says_before_it_starts_which_url_cannot_be(ask, home, setting, value):
+    refused = ask("serve", "--check", port=str(free_port()), **{setting: value})
+    assert refused.exit_code == 2 and refused.stderr.count("\n") == 1, refused.output
+    assert f"SMARTROUTER_{setting.upper()}" in refused.stderr or "SMARTROUTER_SNOWFLAKE" in refused.stderr
+    assert "hunter2" not in refused.stderr and list(home.iterdir()) == []
+
+
+def test_a_check_asks_nobody_and_makes_nothing(ask, home):
+    nobody = {"mlflow": f"http://127.0.0.1:{free_port()}", "warehouse": "snowflake://account/DB"}
+    assert ask("serve", "--check", port=str(free_port()), **nobody).exit_code == 0
+    assert ask("serve", "--check", port=str(free_port()), mlflow="postgresql://host/db").exit_code == 0
+    assert list(home.iterdir()) == []
+
+
+def free_port() -> int:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        return other.getsockname()[1]
+
+
+@pytest.mark.parametrize("fault", ["no folder", "other contract", "other file", "broken pointer"])
+def test_a_champion_that_cannot_be_loaded_is_not_live(ask, home, tmp_path, fault):
+    from smartrouter.features.matrix import CONTRACT_VERSION
+
+    folder = home / "releases" / "processor_selector.volaris" / "1"
+    folder.mkdir(parents=True)
+    (folder.parent / "champion.json").write_text('{"version": "1"}' if fault != "broken pointer" else "{")
+    contract = "0.0" if fault == "other contract" else CONTRACT_VERSION
+    (folder / "manifest.json").write_text(json.dumps({"contract": contract, "files": {"lookups.json": "0" * 64}}))
+    if fault == "no folder":
+        shutil.rmtree(folder)
+    (tmp_path / "wrong.yaml").write_text("sed: 1\n")  # it gets as far as the parameters, so it does retrain
+    answer = ask("retrain", "--params", str(tmp_path / "wrong.yaml"), "--unless-present")
+    told, refused = answer.stderr.splitlines()
+    why = {"no folder": "no release at", "other contract": "contract", "other file": "lookups.json is missing"}
+    assert told.startswith("model: the champion cannot be used") and why.get(fault, "champion.json") in told
+    assert answer.exit_code == 2 and "sed" in refused
 
 
 def test_files_that_are_not_there_are_refused(ask):

@@ -7,7 +7,7 @@ __all__ = ['Durability', 'FAILURES', 'REST_S', 'EMPTY_PREDICTION', 'EMPTY_FEEDBA
            'Failures', 'Store', 'connect_file', 'embedded_transaction', 'begin_immediate', 'roll_back',
            'server_transaction', 'new_id', 'KeyReused', 'Saved', 'save_prediction', 'prediction_row', 'feedback_row',
            'save_feedback', 'save_event', 'find_prediction', 'append_outcome', 'reconcile', 'outcomes_after', 'counts',
-           'check', 'maintain']
+           'newest_outcome', 'first_outcome', 'check', 'maintain']
 
 # %% ../../nbs/feedback/store.ipynb #imports
 import random
@@ -376,6 +376,22 @@ def counts(
             name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
             for name, table in (("predictions", PREDICTIONS), ("feedback", FEEDBACK), ("outcomes", OUTCOMES_LOG))
         }
+
+# %% ../../nbs/feedback/store.ipynb #newest_outcome
+def newest_outcome(
+    store: Store,
+) -> int:
+    """Id of the newest outcome, 0 when there is none; raises `StoreUnavailable`."""
+    return int(store.read("newest")[0][0] or 0)
+
+
+def first_outcome(
+    store: Store,
+    known_until: float,  # epoch seconds
+) -> int | None:
+    """Id of the first outcome that became known later, None when there is none; raises `StoreUnavailable`."""
+    (found,) = store.read("first_known", known_until=known_until)[0]
+    return None if found is None else int(found)
 
 # %% ../../nbs/feedback/store.ipynb #WAL_LIMIT_BYTES
 WAL_LIMIT_BYTES = 64 * 2**20

@@ -212,7 +212,7 @@ def finding_statements() -> dict[str, Any]:
 
 
 def following_statements() -> dict[str, Any]:
-    """Feedback that waits for its prediction, and outcomes after one already seen."""
+    """Feedback that waits for its prediction, outcomes after one already seen, and where a follower starts."""
     p, f, o = PREDICTIONS.c, FEEDBACK.c, OUTCOMES_LOG.c
     most = sa.bindparam("most", type_=sa.Integer)
     waiting = sa.select(f.id, f.stage, f.processor, f.outcome, f.received_at, f.occurred_at, p.prediction_id)
@@ -227,6 +227,8 @@ def following_statements() -> dict[str, Any]:
         "waiting_prediction": waiting.select_from(FEEDBACK.join(PREDICTIONS, p.prediction_id == f.prediction_id)),
         "waiting_attempt": waiting.select_from(FEEDBACK.join(PREDICTIONS, either)),
         "after": first_rows(after.where(o.id > sa.bindparam("last", type_=sa.Integer)).order_by(o.id), most),
+        "first_known": sa.select(sa.func.min(o.id)).where(o.known_at > sa.bindparam("known_until", type_=sa.Double)),
+        "newest": sa.select(sa.func.max(o.id)),
     }
 
 # %% ../../nbs/feedback/tables.ipynb #first_rows

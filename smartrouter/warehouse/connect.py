@@ -13,7 +13,7 @@ __all__ = ['WAITS_S', 'TRANSIENT', 'Answer', 'OPTIONS', 'URL_FORMS', 'BATCH_ROWS
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -24,7 +24,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ..core.errors import SmartrouterError, listed
-from .schema import CONTRACT, FLAT_VIEWS
+from .schema import CONTRACT, FLAT_VIEWS, OFFERED, verify_contract
 from .sql import Value, checked, first_line, normalised, positional, reading, translated
 
 # %% ../../nbs/warehouse/connect.ipynb #WarehouseUrlRefused
@@ -160,7 +160,7 @@ class Connection(Protocol):
     dialect: str
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None, progress: bool = False) -> pa.Table:
-        """Run one reading query; raise `QueryRefused` or `QueryFailed`."""
+        """Run one reading query; raise `QueryRefused`, `QueryFailed` or `MissingFromWarehouse`."""
 
     def close(self) -> None:
         """Release the engine; safe to repeat."""
@@ -188,12 +188,13 @@ class DuckDBConnection:
         """Run one reading query of Snowflake SQL; see `Connection`."""
         values = checked(sql, params)
         text = translated(sql)
-        try:
-            reader = self.raw.sql(text, params=values or None).to_arrow_reader(BATCH_ROWS)
-            with tqdm(desc="rows", unit=" rows", unit_scale=True, disable=None if progress else True) as bar:
-                batches = [batch for batch in reader if bar.update(batch.num_rows) or True]
-        except duckdb.Error as error:
-            raise _query_failed("DuckDB", error) from error
+        with _naming_what_is_missing(self, sql):
+            try:
+                reader = self.raw.sql(text, params=values or None).to_arrow_reader(BATCH_ROWS)
+                with tqdm(desc="rows", unit=" rows", unit_scale=True, disable=None if progress else True) as bar:
+                    batches = [batch for batch in reader if bar.update(batch.num_rows) or True]
+            except duckdb.Error as error:
+                raise _query_failed("DuckDB", error) from error
         return normalised(pa.Table.from_batches(batches, reader.schema))
 
     def close(self) -> None:
@@ -209,7 +210,7 @@ class DuckDBConnection:
 # %% ../../nbs/warehouse/connect.ipynb #query_failed
 def _query_failed(engine: str, error: Exception) -> QueryFailed:
     """Say which engine refused, and the first line of why."""
-    remedy = "Check the names against `verify_contract`, and the rights of the role"
+    remedy = "Correct the query, or the rights of the role"
     return QueryFailed(f"{engine} refused a query ({first_line(error)})", "a query that the engine can run", remedy)
 
 
@@ -233,6 +234,18 @@ def open_duckdb(
     if read_only:
         raw.execute("SET enable_external_access = false")
     return DuckDBConnection(raw)
+
+# %% ../../nbs/warehouse/connect.ipynb #naming_what_is_missing
+@contextmanager
+def _naming_what_is_missing(connection: "Connection", sql: str) -> Iterator[None]:
+    """Let `MissingFromWarehouse`, with all names, take the place of a `QueryFailed` where something is missing."""
+    try:
+        yield
+    except QueryFailed:
+        if sql != OFFERED:  # the question that the check itself asks
+            with suppress(QueryFailed):
+                verify_contract(connection)
+        raise
 
 # %% ../../nbs/warehouse/connect.ipynb #cannot_open
 def _cannot_open(path: str, error: Exception) -> SmartrouterError:
@@ -307,7 +320,7 @@ class SnowflakeConnection:
         """Run one reading query of Snowflake SQL; see `Connection`."""
         text, order = positional(sql, checked(sql, params))
         reading(sql)
-        with _snowflake_errors():
+        with _naming_what_is_missing(self, sql), _snowflake_errors():
             return normalised(retried(lambda: self._fetch(text, order, progress), self.sleep))
 
     def _fetch(self, text: str, order: list[Value], progress: bool) -> pa.Table:

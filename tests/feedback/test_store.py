@@ -21,8 +21,10 @@ from smartrouter.feedback.store import (
     check,
     connect_file,
     counts,
+    first_outcome,
     maintain,
     new_id,
+    newest_outcome,
     outcomes_after,
     prediction_row,
     reconcile,
@@ -182,7 +184,22 @@ def test_feedback_before_its_prediction_is_reconciled_once(store):
     assert reconcile(store) == 2
     assert reconcile(store) == 0
     assert [r.known_at for r in outcomes_after(store, 0)] == [NOW, NOW]
+    assert newest_outcome(store) == outcomes_after(store, 0)[-1].id
+    assert first_outcome(store, NOW) is None
     assert save_feedback(store, [event("p-late")], NOW + 9) == ["duplicate"]
+
+
+def test_the_first_new_outcome_is_found_where_times_are_out_of_order(store):
+    assert (newest_outcome(store), first_outcome(store, 0.0)) == (0, None)
+    for number in range(6):
+        save_prediction(store, prediction(f"tx-{number}", prediction_id=f"p{number}"))
+    for number, known_at in enumerate([10.0, 30.0, 20.0, 20.0, 50.0, 40.0]):
+        save_feedback(store, [event(f"p{number}")], NOW + known_at)
+    rows = outcomes_after(store, 0)
+    assert newest_outcome(store) == rows[-1].id
+    for known_until in (0.0, 9.0, 10.0, 25.0, 30.0, 45.0, 50.0, 60.0):
+        new = [row.id for row in rows if row.known_at > NOW + known_until]
+        assert first_outcome(store, NOW + known_until) == (new[0] if new else None)
 
 
 def test_nothing_of_a_failed_transaction_stays(store):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import threading
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -20,6 +21,7 @@ from smartrouter.registry.promotion import NoReason, NotBlessed, NothingToRollBa
 from smartrouter.registry.versions import (
     Registry,
     RegistryUnavailable,
+    RegistryUrlRefused,
     ReleaseRefused,
     UnknownVersion,
     list_models,
@@ -71,6 +73,26 @@ def trained(tmp_path):
 def three(registry, trained):
     """Versions 1, 2 and 3, blessed, none promoted."""
     return [register(registry, NAME, trained, tags=GOOD) for _ in range(3)]
+
+
+def test_a_server_that_does_not_answer_is_said_soon(tmp_path, monkeypatch):
+    for name in versions.LIMITS:
+        monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # what is set already stays
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and never listens
+        url = f"http://me:hunter2@127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(RegistryUnavailable, match=f"http://{url.rpartition('@')[2]}") as caught:
+            list_models(Registry(url, tmp_path, tmp_path))
+    assert "hunter2" not in str(caught.value) and "SMARTROUTER_MLFLOW" in str(caught.value)
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1" and os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "4"
+
+
+@pytest.mark.parametrize("url", ["", "mlruns", "file:///mlruns", "mysql://me:hunter2@host/db", "https://"])
+def test_an_url_of_another_kind_is_refused(tmp_path, url):
+    with pytest.raises(RegistryUrlRefused, match="SMARTROUTER_MLFLOW") as caught:
+        list_models(Registry(url, tmp_path, tmp_path))
+    assert "hunter2" not in str(caught.value)
 
 
 def pointer(registry):

@@ -48,7 +48,8 @@ def fake_load(folder: Path) -> FakeModel:
     content = json.loads((folder / "manifest.json").read_text())
     if content.get("corrupt"):
         raise ValueError("checksum differs")
-    return FakeModel(version=content["version"], pause_s=content.get("pause_s", 0.0), fails=content.get("fails", False))
+    facts = {name: content[name] for name in ("pause_s", "fails", "known_until") if name in content}
+    return FakeModel(version=content["version"], **facts)
 
 
 def fake_decide(payment, *, now, policy, rules=None, predictor=None, rng=None):

@@ -22,6 +22,7 @@ from smartrouter.warehouse.connect import (
     KeyFileRefused,
     LoginRefused,
     NotAWarehouseFile,
+    QueryFailed,
     SnowflakeConnection,
     WarehouseBusy,
     WarehouseFileMissing,
@@ -129,6 +130,16 @@ def test_a_duckdb_file_without_the_contract(tmp_path: Path) -> None:
         pytest.raises(MissingFromWarehouse, match=f"lacks {len(CONTRACT)} name"),
     ):
         verify_contract(warehouse)
+
+
+def test_a_check_that_fails_too_leaves_the_first_word(tmp_path: Path) -> None:
+    warehouse = connect(f"duckdb:///{tmp_path / 'w.duckdb'}", read_only=False)
+    warehouse.raw.execute("BEGIN; CREATE TABLE T (A INT PRIMARY KEY); INSERT INTO T VALUES (1)")
+    with pytest.raises(duckdb.Error):
+        warehouse.raw.execute("INSERT INTO T VALUES (1)")  # no query can run before the roll-back
+    with pytest.raises(QueryFailed, match="refused a query"):
+        warehouse.query("SELECT 1 AS N")
+    warehouse.close()
 
 
 def test_embedded_files_are_read_only(tmp_path: Path) -> None:

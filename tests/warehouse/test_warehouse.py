@@ -331,6 +331,9 @@ def test_everything_missing_is_named_at_once(engine: str, build: Callable[[str, 
         "SOURCES.VW_ATHENA_PAYMENT.PATMENT_TIME",
     )
     assert all(name in str(caught.value) for name in caught.value.missing)
+    with bench.open_one() as warehouse, pytest.raises(MissingFromWarehouse) as failed:
+        warehouse.query("SELECT CHANNEL_NAME FROM SOURCES.VW_ATHENA_CHANNEL")  # the engine names the first one only
+    assert failed.value.missing == caught.value.missing and isinstance(failed.value.__context__, QueryFailed)
 
 
 @pytest.mark.parametrize("engine", ["duckdb", "snowflake"])

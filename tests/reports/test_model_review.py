@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from smartrouter.cli import main
 from smartrouter.core.settings import Settings
 from smartrouter.models.package import ReleaseMissing
-from smartrouter.registry.versions import UnknownVersion
+from smartrouter.registry.promotion import promote
+from smartrouter.registry.versions import UnknownVersion, open_registry
 from smartrouter.retrain import plan, review, steps
 from smartrouter.retrain.plan import ParamsRefused
 from smartrouter.retrain.run import outcome, report_parameters, run
@@ -37,10 +38,11 @@ def settings(tmp_path_factory, small_warehouse):
     values = {"families": ["linear"], "linear_iterations": 30, "least_rows": 2000, "least_per_processor": 100}
     table = steps.extract(plan.begin(values, now))
     data = steps.features(plan.begin(values, now), table)
-    for strength, decision in ((0.0001, "promote"), (0.3, "keep")):
+    for strength in (0.0001, 0.3):
         job = plan.begin(values | {"linear_strength": strength}, now)
         chosen = steps.refit(job, data, steps.best(data, steps.train(job, data)))
-        publish(job, data, table, [chosen], chosen, Verdict(decision, ("a test",)), datetime(2026, 4, 1))
+        publish(job, data, table, [chosen], chosen, Verdict("keep", ("a test",)), datetime(2026, 4, 1))
+    promote(open_registry(now), NAME, "1", "a test", datetime(2026, 4, 1), force=True)
     return now
 
 

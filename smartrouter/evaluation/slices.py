@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SLICES', 'BANDS', 'MOST_CELLS', 'LEAST_FOR_AUC', 'REACH', 'ANY_FALSE', 'SliceRefused', 'amount_bands', 'sliceable',
-           'pooled', 'auc_deviation', 'cell', 'slice_scores', 'cells_of', 'slice_regressions']
+           'pooled', 'auc_deviation', 'cell', 'slice_scores', 'cells_of', 'holm', 'slice_regressions']
 
 # %% ../../nbs/evaluation/slices.ipynb #imports
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from ..core.errors import SmartrouterError
 from .metrics import checked, log_losses, mean_difference, score, wilson
@@ -152,6 +151,15 @@ def cells_of(
         raise SliceRefused("no slice column in the frame", f"any of {', '.join(SLICES)}", "Pass an attempts frame")
     return cells
 
+# %% ../../nbs/evaluation/slices.ipynb #holm
+def holm(
+    p: np.ndarray,  # float [k], p values
+) -> np.ndarray:
+    """Return p values adjusted for the chance of any false finding, float [k] (Holm 1979)."""
+    order, adjusted = np.argsort(p), np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]), 1)
+    return adjusted
+
 # %% ../../nbs/evaluation/slices.ipynb #ANY_FALSE
 ANY_FALSE = 0.05  # chance of any false flag in one table
 
@@ -177,7 +185,7 @@ def slice_regressions(
             found = mean_difference(differences[at], order[at])
             rows.append([name, value, found.n, found.estimate, found.low, found.high, found.p_value])
     table = pd.DataFrame(rows, columns=["slice", "value", "n", "difference", "low", "high", "p_value"])
-    table["p_adjusted"] = multipletests(table["p_value"], method="holm")[1] if rows else []
+    table["p_adjusted"] = holm(table["p_value"].to_numpy(float))
     sure = (table["p_adjusted"] < ANY_FALSE) & (table["difference"].abs() >= material)
     table["worse"], table["better"] = sure & (table["difference"] > 0), sure & (table["difference"] < 0)
     return table.sort_values("difference", ascending=False, kind="stable", ignore_index=True)

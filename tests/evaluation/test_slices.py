@@ -3,12 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from smartrouter.evaluation.slices import (
     MOST_CELLS,
     SLICES,
     SliceRefused,
     amount_bands,
+    holm,
     pooled,
     slice_regressions,
     slice_scores,
@@ -145,3 +147,9 @@ def test_too_few_rows_are_not_judged_and_equal_models_are_not_flagged(attempts):
 def test_a_frame_without_slice_columns_is_refused():
     with pytest.raises(SliceRefused, match="no slice column"):
         slice_regressions(pd.DataFrame({"other": [1, 2]}), [0, 1], [0.5, 0.5], [0.5, 0.5])
+
+
+@pytest.mark.parametrize("p", [[], [0.5], [0.01, 0.04, 0.03, 0.005], [0.2, 0.2, 1.0], [1e-9, 0.9, 0.02]])
+def test_holm_is_that_of_statsmodels(p):
+    wanted = multipletests(p, method="holm")[1] if p else []
+    assert np.allclose(holm(np.array(p, dtype=float)), wanted)

@@ -222,6 +222,7 @@ def exit_code_of(
     import smartrouter.features.dataset
     import smartrouter.registry.versions
     import smartrouter.retrain.reroute
+    import smartrouter.retrain.tuning
     import smartrouter.warehouse.connect
     import smartrouter.warehouse.queries  # noqa: F401  they define the errors of the report's steps
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..features.matrix import FEATURE_NAMES, SHARED
 from . import forest
-from .effects import CROSSES, PROCESSOR, Effects, cross_keys
+from .effects import CROSSES, PROCESSOR, Effects, cross_keys, look_up
 from .fitted import Fitted
 
 # %% ../../nbs/models/mixed.ipynb #BASE
@@ -172,8 +172,7 @@ def importance(
     share = {name: own * base.importance.get(name, 0.0) for name in FEATURE_NAMES}
     lines, keys = Effects(arrays), cross_keys(part)
     for place, cross in enumerate(CROSSES):
-        index = np.minimum(np.searchsorted(lines.keys, keys[:, place]), len(lines.keys) - 1)
-        spread = np.std(np.where(lines.keys[index] == keys[:, place], lines.cells[index], 0.0))
+        spread = np.std(look_up(lines.keys, lines.cells, keys[:, place]))
         for name in ("processor", *cross):
             share[name] += float(spread) / (1 + len(cross))
     for place, spread in enumerate((lines.moving(part) * lines.weight).std(axis=0)):

@@ -22,6 +22,7 @@ from pydantic import Field, field_validator
 
 from ..core.errors import SmartrouterError, listed
 from ..core.settings import Settings
+from ..evaluation.bless import measure_latency
 from ..evaluation.metrics import expected_calibration_error, log_loss_difference, reliability, score
 from ..evaluation.slices import cell, slice_regressions, slice_scores
 from ..monitor.quality import Check, Gate
@@ -400,13 +401,8 @@ def latency_frame(
     """Milliseconds for the probabilities of four rows by the packaged runtime: model, quantile, ms."""
     rows = []
     for model in evidence.models:
-        four, taken = evidence.X[:4].copy(), []
-        for _ in range(calls):
-            began = clock()
-            model.release.runtime.probabilities(four)
-            taken.append((clock() - began) * 1000)
-        found = np.quantile(taken, [0.5, 0.99])
-        rows += [[model.name, name, ms] for name, ms in zip(("p50", "p99"), found, strict=True)]
+        found = measure_latency(model.release.runtime.probabilities, evidence.X, calls=calls, rounds=1, clock=clock)
+        rows += [[model.name, "p50", found.median_ms], [model.name, "p99", found.p99_ms]]
     return pd.DataFrame(rows, columns=["model", "quantile", "ms"])
 
 # %% ../../nbs/retrain/review.ipynb #drift_frame

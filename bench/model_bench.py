@@ -19,6 +19,7 @@ TRAINED, LATER = 240_000, 100_000  # rows of the trainer's comparison
 PAIRS = 3  # A B A B A B: what else the machine does meets both
 RACERS: dict[str, dict[str, Any]] = {
     "the forest family": {},
+    "the forest family, half of the columns a split": {"columns_ratio": 0.5},
     "the trees under the route effects": {
         "trees": 200,
         "depth": 6,

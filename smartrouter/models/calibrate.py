@@ -23,6 +23,10 @@ class Calibration:
         """Return probabilities float64 [n]; `code` is the processor's code + 1, 0 for unseen."""
         return 1 / (1 + np.exp(-(self.slope * logit + self.bias[code])))
 
+    def shared(self) -> "Calibration":
+        """Return the same with the common bias for all: for a model that has seen these rows in the meantime."""
+        return Calibration(self.slope, np.full_like(self.bias, self.bias[0]), self.rows)
+
 
 IDENTITY_PULL = 25.0  # pseudo attempts that hold a processor's bias to the common one
 

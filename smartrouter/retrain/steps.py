@@ -311,7 +311,7 @@ def refit(
     data: "Dataset",
     candidate: Candidate,
 ) -> Candidate:
-    """The candidate trained with the calibration rows too, its calibration kept; unchanged where `refit` is off."""
+    """The candidate trained with these rows too, and their shared calibration; unchanged if `refit` is off."""
     from smartrouter.features.matrix import FEATURE_NAMES
 
     if not job.plan.refit:
@@ -322,10 +322,12 @@ def refit(
         warnings.simplefilter("ignore")
         fitted = fit_family(job.plan, candidate.family, data.X[early | later], data.y[early | later])
     code = data.X[last][:, FEATURE_NAMES.index("processor")].astype(int)
+    calibration = candidate.calibration.shared()
     return replace(
         candidate,
         fitted=replace(fitted, facts=fitted.facts | {"refit": True}),
-        p_test=candidate.calibration.apply(fitted.logit(data.X[last]), code),
+        calibration=calibration,
+        p_test=calibration.apply(fitted.logit(data.X[last]), code),
         seconds=candidate.seconds + time.perf_counter() - began,
     )
 

@@ -16,6 +16,7 @@ from smartrouter.evaluation.baselines import (
     best_single,
 )
 from smartrouter.evaluation.contest import (
+    Costs,
     Payments,
     chances,
     even,
@@ -40,9 +41,21 @@ FAMILIES: dict[str, list[tuple[str, Callable[[int], Learner]]]] = {  # what each
 }
 
 
+FEES = {"WORLDPAY": (0.20, 0.10), "MIT": (0.12, 0.06), "ELAVON": (0.15, 0.05), "AMEX": (0.30, 0.10)}  # USD, assumed
+
+
 def contest() -> list[dict[str, Any]]:
-    """Approval, regret and share of the achievable lift of each policy in the last month, and the bar."""
-    folder = parts.build_world(250_000, "quarter")
+    """Approval, regret, fees and share of the achievable lift of each policy in the last month of fresh worlds."""
+    return [row for seed in parts.FRESH for row in contest_of(seed)]
+
+
+def contest_of(world: int) -> list[dict[str, Any]]:
+    """All policies on the world of that seed, and the bar.
+
+    Baselines choose in closed loop and learn from their own outcomes. Ours, trained on the months before, reads the
+    history as the log has it, and explores the share that the merchant's policy sets.
+    """
+    folder = parts.build_world(250_000, "quarter", world)
     table, truth = parts.pull(folder), load_truth(folder / "truth")
     ids, ours = champion(table)
     rows, payments, keys, first = field(table, truth)
@@ -61,26 +74,38 @@ def contest() -> list[dict[str, Any]]:
     published, tuned = tune(payments, before, keys, width)
     whole |= {name: choice for name, (choice, _) in {**published, **tuned}.items()}
     entries = {name: choice[last] for name, choice in whole.items()} | {
-        "ours": chosen,
+        "ours": explored(payments.take(last), chosen),
+        "ours without exploration": chosen,
         "oracle": oracle(payments)[last],
     }
     period = payments.take(last)
-    board = scoreboard(period, entries, baseline="static rules", reference="ours")
+    success, failure = np.array([FEES[code] for code in truth.processors]).T
+    board = scoreboard(period, entries, baseline="static rules", reference="ours", costs=Costs(success, failure))
     lines = regret_by_day(period, entries)[9::10].T.round().to_string()
     parts.say(f"approvals lost against the oracle, each tenth day:\n{lines}")
     regret = board.set_index("policy").regret.drop("oracle")
-    window, best = next(iter(published)), regret.drop("ours").index[0]
+    window, best = next(iter(published)), regret.drop(["ours", "ours without exploration"]).index[0]
     truths = chances(payments, oracle(payments))
     seeds = SEEDS if best in tuned else ()
     lost = [(truths - chances(payments, tuned[best][1](seed)))[last].mean() for seed in seeds] or [regret[best]]
     text = f"{regret['ours'] / np.mean(lost):.2f} times: ours {regret['ours'] * 100:.3f} points a payment, {best} "
     text += f"{np.mean(lost) * 100:.3f} (seeds: {', '.join(f'{x * 100:.3f}' for x in lost)})"
     against = f"{regret['ours'] / regret[window]:.2f} times"
+    name = f"contest, seed {world}: our regret against the"
     return [
-        *(shown_row(line) for line in board.to_dict("records")),
-        parts.row(f"contest: our regret against the {window}", "", against, None),
-        parts.row("contest: our regret against the best baseline's", "half", text, regret["ours"] <= np.mean(lost) / 2),
+        *(shown_row(line, world) for line in board.to_dict("records")),
+        parts.row(f"{name} {window}", "", against, None),
+        parts.row(f"{name} best baseline's", "half", text, regret["ours"] <= np.mean(lost) / 2),
     ]
+
+
+def explored(payments: Payments, chosen: np.ndarray) -> np.ndarray:
+    """The choices with the merchant's share of them drawn among the eligible processors, as the router does."""
+    from smartrouter.rules.policy import load_policy
+
+    rng = np.random.default_rng(SEED)
+    drawn = rng.random(len(chosen)) < load_policy("volaris", parts.ROOT / "params").exploration
+    return np.where(drawn, even(payments, rng), chosen)
 
 
 def champion(table: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -138,9 +163,10 @@ def tune(
     return published, tuned
 
 
-def shown_row(line: dict[str, Any]) -> dict[str, Any]:
+def shown_row(line: dict[str, Any], world: int) -> dict[str, Any]:
     """One policy as a row of the table."""
     regret = f"regret {line['regret'] * 100:.3f} ± {line['regret_se'] * 100:.3f} points"
     gap = f"{line['gap'] * 100:+.3f} ± {line['gap_se'] * 100:.3f} against ours"
-    text = f"approval {line['approval']:.4f}, {regret} ({gap}), {line['share']:.0%} of the achievable lift"
-    return parts.row(f"contest, last month: {line['policy']}", "", text, None)
+    text = f"approval {line['approval']:.4f}, {regret} ({gap}), {line['share']:.1%} of the achievable lift, "
+    text += f"fees {line['fee']:.4f} USD a payment, {line['fee_per_success']:.4f} an approval"
+    return parts.row(f"contest, seed {world}, last month: {line['policy']}", "", text, None)

@@ -43,7 +43,6 @@ PARTS = {
     "parity": parts.parity,
     "trainer": model_bench.trainer,
     "lift": model_bench.lift,
-    "calibration": model_bench.calibration,
     "families": model_bench.families,
     "contest": contest,
     "value": value,

@@ -99,7 +99,10 @@ def raw_loss(z: np.ndarray, y: np.ndarray) -> float:
 
 
 def contenders(data: Any) -> tuple[list[Any], Any]:
-    """Candidates and champion (retrain.steps.Candidate), chosen and refit as params/retrain/prod.yaml has it done."""
+    """Candidates and champion (retrain.steps.Candidate), chosen and refit as a retraining does it.
+
+    With the parameters of params/retrain/prod.yaml, but not tuned, and without the networks, which have not won here.
+    """
     from smartrouter.core.settings import Settings
     from smartrouter.retrain import steps
     from smartrouter.retrain.plan import begin, read_params
@@ -116,11 +119,12 @@ def contenders(data: Any) -> tuple[list[Any], Any]:
 
 
 def lift() -> list[dict[str, Any]]:
-    """Share of the achievable lift over the static rules on the last month, which no model has seen."""
-    rows = []
-    for size, name in ((250_000, "quarter"), (parts.MILLION, "million")):
-        rows += lift_of(parts.build_world(size, name), f"{size:,} attempts")
-    return rows
+    """Share of the achievable lift over the static rules on the last month, which no model has seen.
+
+    On worlds that no decision was made on; `contest` does the same at a quarter of the size.
+    """
+    worlds = ((seed, parts.build_world(parts.MILLION, "million", seed)) for seed in parts.FRESH)
+    return [row for seed, folder in worlds for row in lift_of(folder, f"1,000,000 attempts, seed {seed}")]
 
 
 def lift_of(folder: Path, label: str) -> list[dict[str, Any]]:
@@ -144,25 +148,25 @@ def lift_of(folder: Path, label: str) -> list[dict[str, Any]]:
             rows.append(parts.row(f"lift, {label}, last month, {one.family}", "", text, None))
     how = "lowest log loss on the calibration rows, then refit with them"
     what, bar = f"lift, {label}: the champion ({chosen.family}: {how})", "80 % of the achievable lift"
-    return [*rows, parts.row(what, bar, text, found.share >= 0.8)]
+    rows.append(parts.row(what, bar, text, found.share >= 0.8))
+    return [*rows, *calibration_of(data, chosen, label)]
 
 
-def calibration() -> list[dict[str, Any]]:
-    """Expected calibration error of the champion on the latest attempts, in all and at each processor."""
+def calibration_of(data: Any, chosen: Any, label: str) -> list[dict[str, Any]]:
+    """Expected calibration error of the champion on the last month, in all and at each processor."""
     from smartrouter.evaluation.metrics import score
 
-    data = parts.dataset(parts.pull(parts.build_world(parts.MILLION, "million")))
-    _, chosen = contenders(data)
     last = data.at_ms >= data.splits.test_ms
     y, p = data.y[last], chosen.p_test
     code = data.X[last][:, parts.processor_column()].astype(int)
     whole = score(y, p)
     gap = f"said {whole.mean_probability:.4f}, came {whole.approval_rate:.4f}"
     text = f"ECE {whole.ece:.4f} ({gap}) on {whole.n:,} attempts"
-    rows = [parts.row(f"calibration of the champion ({chosen.family}), held out", f"ECE {ECE}", text, whole.ece <= ECE)]
+    what = f"calibration, {label}: the champion, last month"
+    rows = [parts.row(what, f"ECE {ECE}", text, whole.ece <= ECE)]
     for place in np.unique(code[code > 0]):
         name, mine = data.lookups.processors[place - 1], code == place
-        rows.append(processor_row(name, y[mine], p[mine]))
+        rows.append(processor_row(f"{label}, {name}", y[mine], p[mine]))
     return rows
 
 
@@ -172,7 +176,7 @@ def processor_row(name: str, y: np.ndarray, p: np.ndarray) -> dict[str, Any]:
 
     one = score(y, p)
     text = f"ECE {one.ece:.4f} (said {one.mean_probability:.4f}, came {one.approval_rate:.4f}) on {one.n:,} attempts"
-    what = f"calibration of the champion at {name}"
+    what = f"calibration, {name}"
     if one.n >= LEAST_ROWS:
         return parts.row(what, f"ECE {ECE_PROCESSOR}", text, one.ece <= ECE_PROCESSOR)
     rng = np.random.default_rng(7)

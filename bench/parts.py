@@ -23,6 +23,8 @@ HOME = ROOT / "var" / "bench"
 REAL = Path(os.environ.get("PSP_ATTEMPTS", ROOT.parent / "shared" / "data" / "psp_attempts.csv"))
 MILLION = 1_000_000
 DAYS = 120
+SEED = 7  # of the world that decisions were made on
+FRESH = (11, 12)  # of worlds that no decision has looked at: the bars are held against these
 
 
 def row(what: str, bar: str, measured: str, met: bool | None) -> dict[str, Any]:
@@ -48,18 +50,18 @@ def percentiles(seconds: list[float]) -> str:
     return f"p50 {p50:.3f} ms, p99 {p99:.3f} ms over {len(seconds)} calls"
 
 
-def build_world(attempts: int, name: str) -> Path:
+def build_world(attempts: int, name: str, seed: int = SEED) -> Path:
     """Return the folder of a simulated merchant of that size, built if it is not there."""
     from smartrouter.world.publish import build
 
-    folder = HOME / name
+    folder = HOME / (name if seed == SEED else f"{name}-{seed}")
     if not (folder / "warehouse.duckdb").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         files = {
             "merchant_file": ROOT / "params/merchants/volaris.yaml",
             "world_file": ROOT / "params/world/volaris.yaml",
         }
-        build(folder / "warehouse.duckdb", folder / "truth", days=DAYS, attempts=attempts, seed=7, **files)
+        build(folder / "warehouse.duckdb", folder / "truth", days=DAYS, attempts=attempts, seed=seed, **files)
     return folder
 
 

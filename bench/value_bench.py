@@ -1,7 +1,6 @@
 """Success rate and cost per success of policies on the real attempts file, off-policy: never success alone."""
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +8,18 @@ import numpy as np
 import pandas as pd
 
 from bench import parts
+from smartrouter.evaluation.baselines import best_single
+from smartrouter.evaluation.overlap import OverlapRefused, checked_log, overlap_of, require_overlap
+from smartrouter.evaluation.policy import snips
 from smartrouter.router.value import expected_value
 from smartrouter.rules.policy import MerchantPolicy, load_policy
 
 MARGINS = (0.02, 0.05, 0.20)  # share of the amount that an approval is worth; the file does not say, so several
 SHAPE = {"depth": 6, "trees": 100, "min_examples": 300}
 RESAMPLES = 200
-Estimator = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]  # reward, action, pscore, action_dist
 
 
-def snips(
-    reward: np.ndarray,  # [n]
-    action: np.ndarray,  # [n] columns of action_dist that were taken
-    pscore: np.ndarray,  # [n] probability with which they were taken
-    action_dist: np.ndarray,  # [n, actions] probabilities of the policy to judge
-) -> float:
-    """Self-normalised inverse propensity score (Swaminathan and Joachims 2015): mean reward under the policy."""
-    weight = action_dist[np.arange(len(action)), action] / pscore
-    return float((weight * reward).sum() / weight.sum())
-
-
-def value(estimator: Estimator = snips) -> list[dict[str, Any]]:
+def value() -> list[dict[str, Any]]:
     """Logged, best single, approval-ranked and value-ranked policies on the last 20 % of the real attempts by time."""
     if not parts.REAL.is_file():
         text = f"skipped: no file {parts.REAL.name}; name it in PSP_ATTEMPTS"
@@ -49,7 +39,7 @@ def value(estimator: Estimator = snips) -> list[dict[str, Any]]:
     outcome = log.approved.to_numpy(int)
     facts = outcome.astype(float), fees[action, outcome], action, known
     blocks = list(log.groupby("order_id", sort=False).indices.values())
-    rows = [told(name, estimator, facts, plan, blocks) for name, plan in plans.items()]
+    rows = [told(name, facts, plan, blocks) for name, plan in plans.items()]
     fit = -np.mean(np.log(known)) / -np.sum(taken.mean(axis=0) * np.log(taken.mean(axis=0)))
     text = f"{len(log):,} attempts; propensities {known.min():.3f} to {known.max():.3f}, entropy {fit:.2f} of random"
     return [*rows, parts.row("value, real attempts: how random the assignment is", "", text, None)]
@@ -75,7 +65,9 @@ def judged() -> tuple[MerchantPolicy, pd.DataFrame, np.ndarray, str]:
     calibration = calibrate.fit(fitted.logit(data.X[middle]), data.y[middle], codes, len(policy.codes))
     frame = table.to_pandas()
     past = frame[data.columns["at_ms"] < data.splits.test_ms]
-    single = past.approved.astype(float).groupby(past.processor).mean().idxmax()
+    heard = past[past.approved.notna()]
+    column = heard.processor.map({code: k for k, code in enumerate(policy.codes)}).to_numpy()
+    single = policy.codes[best_single(column, heard.approved.astype(float), len(policy.codes)).order[0]]
     places = np.flatnonzero(data.columns["at_ms"] >= data.splits.test_ms)
     places = places[frame.approved.notna().to_numpy()[places]]
     chance = np.zeros((len(places), len(policy.codes)))
@@ -87,8 +79,9 @@ def judged() -> tuple[MerchantPolicy, pd.DataFrame, np.ndarray, str]:
 
 
 def estimated_propensities(log: pd.DataFrame, action: np.ndarray, actions: int) -> np.ndarray:
-    """Probability of each processor given what is known before routing, by logistic regression on the same log."""
+    """Probability of each processor given what is known before routing, by cross-fitted logistic regression."""
     from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
     from sklearn.preprocessing import StandardScaler
 
     facts = pd.get_dummies(log[["brand", "card_country", "prev_processor"]].fillna("none"), dtype=float)
@@ -97,9 +90,9 @@ def estimated_propensities(log: pd.DataFrame, action: np.ndarray, actions: int) 
     hour = log.attempted_at.dt.hour * (2 * np.pi / 24)
     facts["hour_sin"], facts["hour_cos"] = np.sin(hour), np.cos(hour)
     X = StandardScaler().fit_transform(facts)
-    found = LogisticRegression(max_iter=500).fit(X, action)
     taken = np.zeros((len(log), actions))
-    taken[:, found.classes_] = found.predict_proba(X)
+    found = cross_val_predict(LogisticRegression(max_iter=500), X, action, method="predict_proba")
+    taken[:, np.unique(action)] = found
     return taken
 
 
@@ -112,7 +105,6 @@ def one_hot(choice: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 def told(
     name: str,
-    estimator: Estimator,
     facts: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],  # approved, fee paid, action, pscore
     plan: np.ndarray,
     blocks: list[np.ndarray],  # rows of each purchase: the attempts of one purchase are no independent witnesses
@@ -121,14 +113,17 @@ def told(
 
     def pair(rows: np.ndarray) -> tuple[float, float]:
         approved, fee, action, pscore = (fact[rows] for fact in facts)
-        success = estimator(approved, action, pscore, plan[rows])
-        return success, estimator(fee, action, pscore, plan[rows]) / success
+        success = snips(approved, action, pscore, plan[rows]).estimate
+        return success, most * snips(fee / most, action, pscore, plan[rows]).estimate / success
 
+    most = facts[1].max()  # the estimator takes rewards in [0, 1]
+    try:
+        overlap = require_overlap(overlap_of(checked_log(facts[0], facts[2], facts[3], plan)))
+    except OverlapRefused as error:
+        return parts.row(f"value, real attempts: {name}", "", f"refused: {error}", None)
     rng = np.random.default_rng(7)
     draws = [rng.integers(len(blocks), size=len(blocks)) for _ in range(RESAMPLES)]
     spread = np.std([pair(np.concatenate([blocks[b] for b in draw])) for draw in draws], axis=0)
     success, cost = pair(np.arange(len(plan)))
-    weight = plan[np.arange(len(plan)), facts[2]] / facts[3]
-    sample = weight.sum() ** 2 / (weight**2).sum()
     text = f"success {success:.2%} ± {spread[0]:.2%}, cost per success {cost:.2f} ± {spread[1]:.2f} EUR"
-    return parts.row(f"value, real attempts: {name}", "", f"{text} (effective sample {sample:,.0f})", None)
+    return parts.row(f"value, real attempts: {name}", "", f"{text} (effective sample {overlap.ess:,.0f})", None)

@@ -28,7 +28,7 @@ RACERS: dict[str, dict[str, Any]] = {
         "columns_ratio": 0.3,
     },
 }
-CONTENDERS = ("linear", "forest", "mixed")  # families that may become the champion of the simulated merchant
+CONTENDERS = ("forest", "mixed")  # the others have not come near them on the simulated merchant, and take longer
 LEAST_ROWS = 10_000  # of a processor, below which its calibration gets a test, not a threshold
 ECE, ECE_PROCESSOR = 0.01, 0.02
 
@@ -101,7 +101,7 @@ def raw_loss(z: np.ndarray, y: np.ndarray) -> float:
 def contenders(data: Any) -> tuple[list[Any], Any]:
     """Candidates and champion (retrain.steps.Candidate), chosen and refit as a retraining does it.
 
-    With the parameters of params/retrain/prod.yaml, but not tuned, and without the networks, which have not won here.
+    With the parameters of params/retrain/prod.yaml, but not tuned, and without the families that have not come near.
     """
     from smartrouter.core.settings import Settings
     from smartrouter.retrain import steps

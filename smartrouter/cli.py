@@ -367,13 +367,13 @@ def models_review(version: str | None, against: str | None, params_file: Path | 
     its HTML and <run id>.result.json below reports/out/model_review/. Exit code 0: promote or keep is recommended;
     1: look closer; 2: wrong input, such as an unknown version.
     """
-    from smartrouter.retrain.review import begin
+    from smartrouter.retrain.review import ready
     from smartrouter.retrain.run import report_path, run
 
     now, given = settings(), {"version": version, "against": against}
     path = params_file or now.params / "model_review" / "embedded.yaml"
     asked = {name: value for name, value in given.items() if value is not None}
-    result = run(path, now, say, report_path("model_review"), check=begin, given=asked)
+    result = run(path, now, say, report_path("model_review"), check=ready, given=asked)
     click.echo(f"{result.verdict}\nreport {result.html}")
     if result.exit_code:
         raise SystemExit(result.exit_code)

@@ -394,7 +394,8 @@ def predict(requests: Path, out: Path, at: datetime | None) -> None:
     recorded. A line that the service would refuse refuses the file, and nothing is written.
 
     --at asks what if it were another moment, with the history that the release and the feedback since then know. It
-    is no replay of the past: a warning names both times when the release knows outcomes from after that moment.
+    is no replay of the past: a warning names both times when the release knows outcomes from after that moment, or
+    when the newest outcome is more than a day older.
     """
     from serve.batch import rank_file
 

@@ -71,7 +71,7 @@ def respond(problem: ProblemError) -> Response:
 
 
 def tame(name: str, most: int) -> str | None:
-    """A name that a caller invented, shortened and printable; None where it could hold a card number, letters or not."""
+    """A name that a caller invented, shortened and printable; None where it could hold a card number."""
     if LONG_NUMBER.search(name):
         return None
     return "".join(c if c.isprintable() else "?" for c in name)[:most]

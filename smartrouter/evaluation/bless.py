@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHANCE', 'LEAST_CELL', 'MOST_TOLD', 'Check', 'Latency', 'Blessing', 'Bounds', 'Scored', 'quality_checks',
            'difference_check', 'allowed_error', 'calibration_checks', 'Comparison', 'compared', 'worse_slices',
-           'told_slices', 'champion_checks', 'Logged', 'greedy', 'lift_of', 'lift_check', 'measure_latency',
-           'latency_checks', 'bless', 'checks_frame']
+           'told_slices', 'champion_checks', 'Logged', 'lift_of', 'lift_check', 'measure_latency', 'latency_checks',
+           'bless', 'checks_frame']
 
 # %% ../../nbs/evaluation/bless.ipynb #imports
 import time
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import stats
 
 from ..core.errors import listed
+from .compare import greedy
 from smartrouter.evaluation.metrics import (
     Bin,
     Difference,
@@ -271,13 +272,6 @@ class Logged:
     groups: ArrayLike | None = None  # [n] payments of one group depend on each other, such as order ids
 
 
-def greedy(
-    p: NDArray[np.float64],  # [n, k] probabilities, NaN where not eligible; one a row at least
-) -> NDArray[np.float64]:
-    """The policy that takes the likeliest eligible processor, [n, k] of 0 and 1; the first of equals."""
-    return np.eye(p.shape[1])[np.nanargmax(p, axis=1)]
-
-# %% ../../nbs/evaluation/bless.ipynb #lift_of
 def lift_of(
     logged: Logged,
     over_champion: bool,  # False: over what was logged
@@ -289,10 +283,12 @@ def lift_of(
     if not usable.any():
         raise PolicyRefused("no logged payment that both may be judged on", "one at least", "Log longer")
     p = logged.p[usable]
-    base = greedy(logged.champion[usable]) if over_champion and logged.champion is not None else None
+    base = None
+    if over_champion and logged.champion is not None:
+        base = greedy(logged.champion[usable], np.isfinite(logged.champion[usable]))
     groups = None if logged.groups is None else np.asarray(logged.groups)[usable]
     log = logged.reward[usable], logged.action[usable], logged.pscore[usable]
-    return lift(*log, greedy(p), np.nan_to_num(p), base, groups)
+    return lift(*log, greedy(p, np.isfinite(p)), np.nan_to_num(p), base, groups)
 
 # %% ../../nbs/evaluation/bless.ipynb #lift_check
 def lift_check(

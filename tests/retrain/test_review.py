@@ -8,6 +8,7 @@ import pytest
 
 from smartrouter.evaluation.metrics import log_loss_difference, score
 from smartrouter.retrain import reroute, review
+from smartrouter.retrain.choices import open_routes
 from smartrouter.retrain.review import Pair, by_chance, decide, held_out, latency_frame, seen_until
 from smartrouter.retrain.verdict import Comparison
 from smartrouter.rules.policy import parse_policy
@@ -127,7 +128,14 @@ default_order: [A, B, C]
 
 def test_nobody_competes_where_a_hard_rule_decides_or_a_fact_is_missing():
     frame = pd.DataFrame({"brand": ["VISA", "VISA", "AMEX", None], "currency": ["MXN", "USD", "MXN", "MXN"]})
-    assert reroute.allowed(POLICY, frame, ("A", "B")).tolist() == [[1, 1], [1, 0], [0, 0], [0, 0]]
+    assert open_routes(frame, POLICY, ["A", "B"]).tolist() == [[1, 1], [1, 0], [0, 0], [0, 0]]
+    assert open_routes(frame[:0], POLICY, ["A", "B"]).shape == (0, 2)
+
+
+def test_the_logged_list_narrows_what_the_policy_allows_and_never_widens_it():
+    facts = {"brand": ["VISA"] * 4, "currency": ["MXN", "MXN", "MXN", "USD"]}
+    frame = pd.DataFrame(facts | {"eligible": ["B", "", None, "A|B"]})
+    assert open_routes(frame, POLICY, ["A", "B"]).tolist() == [[0, 1], [1, 1], [1, 1], [1, 0]]
 
 
 def logged(n=N, explored=0.5, **more):

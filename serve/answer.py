@@ -57,9 +57,17 @@ class Bounded:
         return getattr(self.model, name)
 
     def probabilities(self, *given: Any, **named: Any) -> Any:
-        """The model's answer; raises, and remembers why, when there is none in time."""
+        """The model's probabilities; raises, and remembers why, when there are none in time."""
+        return self.bounded(lambda: self.model.probabilities(*given, **named))
+
+    def intervals(self, *given: Any, **named: Any) -> Any:
+        """The model's probabilities and bounds; raises as `probabilities` does."""
+        return self.bounded(lambda: self.model.intervals(*given, **named))
+
+    def bounded(self, call: Callable[[], Any]) -> Any:
+        """The call's answer; raises, and remembers why, when there is none in time."""
         try:
-            return self.deadline.run(lambda: self.model.probabilities(*given, **named), self.limit)
+            return self.deadline.run(call, self.limit)
         except TooSlow:
             self.reason = "model_slow"
             raise
@@ -195,6 +203,7 @@ def respond(
                 "processor_id": r.processor_id,
                 "approval_probability": r.approval_probability,
                 **({} if r.expected_value is None else {"expected_value": r.expected_value}),
+                **({} if r.approval_low is None else {"approval_low": r.approval_low}),
             }
             for r in decision.ranking[:TOP]
         ],
@@ -205,6 +214,7 @@ def respond(
             "propensity": decision.propensity,
             "fallback_reason": (reason or decision.fallback_reason) if decision.approach == "rules" else None,
             "rule_id": decision.rule_id,
+            **({} if decision.caution is None else {"caution": decision.caution}),
         },
         "model": {"name": decision.model_name, "version": decision.model_version} if asked else None,
         "experiment": None,
@@ -248,6 +258,7 @@ class Line:
     processor_id: int | None
     approval_probability: float | None = None
     expected_value: float | None = None
+    approval_low: float | None = None
     reason: str = ""
     since: str | None = None
 
@@ -265,6 +276,7 @@ class LastResort:
     fallback_reason: str | None = "router_failed"
     model_name: str | None = None
     model_version: str | None = None
+    caution: str | None = None
 
 
 def last_resort(document: dict[str, Any], merchant: Merchant) -> LastResort:

@@ -51,6 +51,9 @@ class Model(Protocol):
     def probabilities(self, request: Any, processors: Any, now_ms: int) -> Any:
         """Approval probability of each processor."""
 
+    def intervals(self, request: Any, processors: Any, now_ms: int, level: float) -> Any:
+        """Probabilities, lower and upper bounds; None for bounds that it cannot tell."""
+
     def apply(self, row: dict[str, Any]) -> None:
         """Fold one outcome into the feature state."""
 

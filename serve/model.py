@@ -34,6 +34,11 @@ class Champion:
         with self.lock:
             return self.predictor.probabilities(request, processors, now_ms)
 
+    def intervals(self, request: Mapping[str, Any], processors: Sequence[str], now_ms: int, level: float) -> Any:
+        """Approval probability of each processor, and its bounds where the release has them."""
+        with self.lock:
+            return self.predictor.intervals(request, processors, now_ms, level)
+
     def apply(self, row: Mapping[str, Any]) -> None:
         """Fold in one outcome; raises `Busy` when a model call hangs."""
         if not self.lock.acquire(timeout=APPLY_WAIT_S):

@@ -228,7 +228,12 @@ class Ranked(BaseModel):
     processor_id: int | None
     approval_probability: float | None = Field(description="In [0, 1]; null where no model was asked")
     expected_value: float | None = Field(
-        None, description="Major units of the order's currency; only there when the merchant ranks by value"
+        None,
+        description="Major units of the order's currency; only there when the merchant ranks by value. The lower of "
+        "the two values where `approval_low` is there",
+    )
+    approval_low: float | None = Field(
+        None, description="Lower bound of the probability; only there for a cautious merchant and a model with bounds"
     )
 
 
@@ -248,6 +253,9 @@ class DecisionPart(BaseModel):
     propensity: float | None
     fallback_reason: str | None
     rule_id: str | None
+    caution: Literal["applied", "no_intervals"] | None = Field(
+        None, description="Only there when a cautious merchant's payment was ranked by a model: whether it has bounds"
+    )
 
 
 class ModelPart(BaseModel):

@@ -68,9 +68,30 @@ class Effects:
         self.mean, self.scale = arrays["moving_mean"].astype(np.float64), arrays["moving_scale"].astype(np.float64)
         self.low, self.high = arrays["moving_low"].astype(np.float64), arrays["moving_high"].astype(np.float64)
 
+        none = np.zeros(0)  # releases made before variances were kept
+        self.spread = np.asarray(arrays.get("cell_variance", none), dtype=np.float64)  # [cells]
+        self.prior = np.asarray(arrays.get("cross_variance", none), dtype=np.float64)  # [crosses]
+
     def value(self, X: np.ndarray) -> np.ndarray:
         """Return what the route adds to the logit, float64 [m], for float32 [m, features]."""
         return look_up(self.keys, self.cells, cross_keys(X)).sum(axis=1) + self.moving(X) @ self.weight
+
+    def value_and_variance(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return `value` and `variance` by one search; needs variances, see `has_variance`."""
+        keys = cross_keys(X)
+        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        known = self.keys.take(place) == keys
+        value = np.where(known, self.cells.take(place), 0.0).sum(axis=1) + self.moving(X) @ self.weight
+        return value, np.where(known, self.spread.take(place), self.prior).sum(axis=1)
+
+    def variance(self, X: np.ndarray) -> np.ndarray:
+        """Return the sum of the cells' posterior variances, squared logits float64 [m]; unknown cells: the prior's."""
+        return self.value_and_variance(X)[1]
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether training kept the variances."""
+        return bool(len(self.spread))
 
     def moving(self, X: np.ndarray) -> np.ndarray:
         """Return the moving columns in standard deviations, cut to what training saw, float64 [m, columns]."""

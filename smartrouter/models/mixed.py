@@ -83,8 +83,8 @@ def estimate(
     weight: np.ndarray,  # float64 [n], of each row
     group: np.ndarray,  # int [cells + moving], which variance each effect shares
     rounds: int = 6,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (effects float64 [cells + moving], standard deviation a group)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (effects float64 [cells + moving], their posterior variances, standard deviation a group)."""
     from scipy import linalg
 
     cells, size = Z.shape[1], np.bincount(group)
@@ -100,7 +100,7 @@ def estimate(
         spread = np.diag(linalg.lapack.dpotri(factor[0], lower=1)[0])
         moment = np.bincount(group, effect**2 + spread, len(size))
         variance = np.maximum(moment / np.maximum(size, 1), 1e-6)
-    return effect, np.sqrt(variance)
+    return effect, spread, np.sqrt(variance)
 
 # %% ../../nbs/models/mixed.ipynb #train
 def train(
@@ -152,9 +152,10 @@ def fit_effects(
     keys = cross_keys(X, age)
     cells = Cells.of(keys)
     group = np.concatenate([cells.cross, np.full(len(columns), len(CROSSES))])
-    effect, spread = estimate(cells.design(keys), E, offset, y, weight, group)
-    latest = cells.keys >> 58 < len(CROSSES)  # older periods are never asked for
-    arrays |= {"cell_keys": cells.keys[latest], "cell_values": effect[: len(cells.keys)][latest]}
+    effect, doubt, spread = estimate(cells.design(keys), E, offset, y, weight, group)
+    latest = np.flatnonzero(cells.keys >> 58 < len(CROSSES))  # older periods are never asked for
+    arrays |= {"cell_keys": cells.keys[latest], "cell_values": effect[latest]}
+    arrays |= {"cell_variance": doubt[latest], "cross_variance": spread[: len(CROSSES)] ** 2}
     names = [*(" x ".join(("processor", *cross)) for cross in CROSSES[:-1]), "processor x bank, latest", "moving"]
     return arrays | {"moving_weight": effect[len(cells.keys) :]}, dict(
         zip(names, spread.round(4).tolist(), strict=True)

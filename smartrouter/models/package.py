@@ -11,7 +11,7 @@ __all__ = ['ReleaseMissing', 'ReleaseCorrupt', 'ReleaseExists', 'checksum', 'wri
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,17 +114,23 @@ def load_tensorflow(folder: Path):
     return probabilities
 
 # %% ../../nbs/models/package.ipynb #runtime_arrays
-def runtime_arrays(fitted: Any, calibration: Any) -> dict[str, np.ndarray]:
+def runtime_arrays(
+    fitted: Any,  # models.fitted.Fitted
+    calibration: Any,  # models.calibrate.Calibration
+    bounds: Any | None = None,  # models.bounds.Bounds; None: the runtime gives no intervals
+) -> dict[str, np.ndarray]:
     """Return the arrays of which `Runtime` is made, in memory and in a release."""
     from smartrouter.models.calibrate import as_arrays
 
-    column = np.array(FEATURE_NAMES.index("processor"))
-    return fitted.arrays | as_arrays(calibration) | {"family": np.array(fitted.family), "processor_column": column}
+    own = {"family": np.array(fitted.family), "processor_column": np.array(FEATURE_NAMES.index("processor"))}
+    if bounds is not None:
+        own["interval_factor"] = np.array(bounds.factor)
+    return fitted.arrays | as_arrays(calibration) | own
 
 
-def write_parts(folder: Path, fitted: Any, calibration: Any, data: Any) -> None:
+def write_parts(folder: Path, fitted: Any, calibration: Any, data: Any, bounds: Any | None = None) -> None:
     """Write what a release computes with: the runtime, the lookups, the history and the SavedModel."""
-    np.savez(folder / "runtime.npz", **runtime_arrays(fitted, calibration))
+    np.savez(folder / "runtime.npz", **runtime_arrays(fitted, calibration, bounds))
     (folder / "lookups.json").write_text(data.lookups.to_json(), encoding="utf-8")
     save_arrays(folder / "history", freeze(data.outcomes, data.lookups))
     with disk_errors():
@@ -143,15 +149,17 @@ def write_release(
     card: str = "",  # model card, Markdown; empty: a short one is written
     facts: Mapping[str, Any] | None = None,  # lineage: git commit, warehouse, extract
     reference: Mapping[str, Any] | None = None,  # statistics of the training rows, of monitor.skew.reference_of
+    bounds: Any | None = None,  # models.bounds.Bounds: the release gives intervals; None: it gives none
 ) -> dict[str, Any]:
     """Write a release without a version and return its manifest; raise `ReleaseExists` or `CannotWrite`."""
     manifest = describe(name, fitted, calibration, data, learnt) | {
         "metrics": dict(metrics or {}),
         "facts": dict(facts or {}),
+        "intervals": asdict(bounds) if bounds is not None else None,
     }
 
     def fill(part: Path) -> None:
-        write_parts(part, fitted, calibration, data)
+        write_parts(part, fitted, calibration, data, bounds)
         (part / "model_card.md").write_text(card or short_card(manifest, fitted), encoding="utf-8")
         if reference is not None:
             write_json(part / "reference.json", reference)
@@ -310,6 +318,12 @@ class Predictor:
     def probabilities(self, request: Mapping[str, Any], processors: Sequence[str], now_ms: int) -> np.ndarray:
         """Return one approval probability a processor, float64; all must be in `learnt`."""
         return self.release.runtime.probabilities(self.release.state.features(request, processors, now_ms))
+
+    def intervals(
+        self, request: Mapping[str, Any], processors: Sequence[str], now_ms: int, level: float
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Return (probabilities, low, high), float64 [processors] each; no bounds where the release has none."""
+        return self.release.runtime.intervals(self.release.state.features(request, processors, now_ms), level)
 
     def apply(self, outcome: Mapping[str, Any]) -> bool:
         """Fold in one outcome: request, processor, outcome (a KIND), at and known_at (epoch seconds)."""

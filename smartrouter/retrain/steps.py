@@ -129,6 +129,7 @@ class Candidate:
     p_calibrate: np.ndarray
     p_test: np.ndarray
     seconds: float
+    bounds: Any = None  # models.bounds.Bounds, None where the family has no variances or the rows are too few
 
     @property
     def label(self) -> str:
@@ -176,6 +177,7 @@ def train_one(
     """Train one family on the training rows and calibrate it on the later ones."""
     from smartrouter.features.matrix import FEATURE_NAMES
     from smartrouter.models import calibrate
+    from smartrouter.models.bounds import measure
 
     began = time.perf_counter()
     early, later, last = data.splits.masks(data.at_ms)
@@ -186,8 +188,9 @@ def train_one(
     raw = fitted.logit(data.X[later])
     calibration = calibrate.fit(raw, data.y[later], code[later], len(data.lookups.processors))
     tested = calibration.apply(fitted.logit(data.X[last]), code[last])
-    seconds = time.perf_counter() - began
-    return Candidate(family, fitted, calibration, calibration.apply(raw, code[later]), tested, seconds)
+    bounds = measure(fitted, calibration, data.X[later], data.y[later])
+    said, seconds = calibration.apply(raw, code[later]), time.perf_counter() - began
+    return Candidate(family, fitted, calibration, said, tested, seconds, bounds)
 
 # %% ../../nbs/retrain/steps.ipynb #evaluate
 def evaluate(

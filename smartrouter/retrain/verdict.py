@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LEAST_COMPARED', 'MOST_REASONS', 'MOST_REFERENCE', 'COLOURS', 'compare', 'fingerprint', 'comparison_frame',
-           'slice_frame', 'score_frame', 'examine', 'Verdict', 'judge', 'model_card', 'slice_lines', 'blessing_lines',
-           'limits', 'Published', 'publish', 'blessed_tags', 'record_runs', 'write_candidate', 'Result', 'finish']
+           'slice_frame', 'score_frame', 'examine', 'Verdict', 'judge', 'model_card', 'slice_lines', 'interval_line',
+           'blessing_lines', 'limits', 'Published', 'publish', 'blessed_tags', 'record_runs', 'write_candidate',
+           'Result', 'finish']
 
 # %% ../../nbs/retrain/verdict.ipynb #imports
 import html
@@ -178,7 +179,8 @@ def model_card(
             f"data {data.digest[:16]}.",
             "\n| part | attempts | period |\n| --- | --- | --- |",
             *periods,
-            "\nTrained once more with the calibration rows, its calibration kept." if refit else "",
+            ("\nTrained once more with the calibration rows, its calibration kept." if refit else "")
+            + interval_line(candidate.bounds),
             f"\n## Quality on the test attempts\nAUC {result.auc or 0:.4f}, log loss {result.log_loss:.4f},",
             f"Brier {result.brier:.4f}, calibration error {result.ece:.4f}. Verdict: {verdict.text}.",
             "\n| slice | attempts | came | said | log loss | AUC | off |\n| --- | --- | --- | --- | --- | --- | --- |",
@@ -203,6 +205,16 @@ def slice_lines(
         f"| {'' if pd.isna(r.auc) else f'{r.auc:.3f}'} | {'yes' if r.off else ''} |"
         for r in cells.itertuples()
     ]
+
+
+def interval_line(
+    bounds: Any,  # models.bounds.Bounds or None
+) -> str:
+    """The card's sentence on intervals."""
+    if bounds is None:
+        return "\nIt gives no intervals: a cautious merchant is ranked by the probability."
+    held = f"{bounds.level:.0%} intervals held {bounds.coverage:.0%} of {bounds.groups} groups (issuer x processor)"
+    return f"\nIts intervals are {bounds.factor:.2f} times the route's own: {held} of the calibration rows."
 
 
 def blessing_lines(
@@ -332,6 +344,7 @@ def write_candidate(
         card=model_card(job, data, table, chosen, verdict),
         facts={"warehouse_rows": table.num_rows, "verdict": verdict.text} | blessed_tags(verdict.blessing),
         reference=reference_of(data.X[rows], requests, data.contract),
+        bounds=chosen.bounds,
     )
 
 # %% ../../nbs/retrain/verdict.ipynb #COLOURS

@@ -101,6 +101,7 @@ class ValueSection(BaseModel):
     rank_by: Literal["approval", "value"] = "approval"
     margin: float | None = Field(None, gt=0, le=1)  # share of the amount that an approval is worth
     rates: dict[str, float] = {}  # currency -> units of the home currency for one unit of it
+    cautious: float | None = Field(None, gt=0.5, lt=1)  # level of the interval whose lower end counts
 
 
 def value_faults(file: "PolicyFile") -> list[str]:
@@ -108,7 +109,7 @@ def value_faults(file: "PolicyFile") -> list[str]:
     wrong = [f"rates.{code} is no rate" for code, rate in file.rates.items() if not 0 < rate < float("inf")]
     wrong += [f"rates.{file.currency} is the home currency"] * (file.currency in file.rates)
     if file.rank_by == "approval":
-        return wrong
+        return wrong + ["cautious needs rank_by value"] * (file.cautious is not None)
     wrong += ["rank_by value needs margin"] * (file.margin is None)
     wrong += [f"rank_by value needs fees of {p.code}" for p in file.processors if p.fees is None]
     met = {code for p in file.processors for code in (*p.currencies, *([p.fees.currency] if p.fees else []))}
@@ -199,6 +200,7 @@ class MerchantPolicy:
     rank_by: str = "approval"  # or "value": then margin, all fees and all rates are there
     margin: float | None = None  # share of the amount that an approval is worth
     rates: Mapping[str, float] = field(default_factory=dict)  # units of the home currency for one unit
+    cautious: float | None = None  # level of the interval whose lower end is valued; None: the probability is
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -241,6 +243,7 @@ def parse_policy(
         checked.rank_by,
         checked.margin,
         checked.rates,
+        checked.cautious,
     )
 
 # %% ../../nbs/rules/policy.ipynb #frozen_processor

@@ -7,6 +7,7 @@ from smartrouter.core.files import CannotWrite
 from smartrouter.features.dataset import build
 from smartrouter.features.matrix import CONTRACT_VERSION, FEATURE_NAMES
 from smartrouter.models import calibrate, deep, effects, forest, linear, mixed, package, wide_deep
+from smartrouter.models.bounds import measure
 from smartrouter.models.fitted import Untrainable
 from smartrouter.models.package import (
     Predictor,
@@ -70,7 +71,8 @@ def parts(fitted, data):
     codes = data.X[middle][:, FEATURE_NAMES.index("processor")].astype(int)
     calibration = calibrate.fit(fitted.logit(data.X[middle]), data.y[middle], codes, len(PROCESSORS))
     asked = {"fitted": fitted, "calibration": calibration, "data": data, "learnt": PROCESSORS[:3]}
-    return asked | {"name": "processor_selector.volaris"}
+    bounds = measure(fitted, calibration, data.X[middle], data.y[middle])
+    return asked | {"name": "processor_selector.volaris", "bounds": bounds}
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +197,40 @@ def test_the_runtime_equals_the_saved_model(release, data):
     artifact = load_tensorflow(release / "saved_model")
     rows = data.X[-10_000:]
     assert np.abs(loaded.runtime.probabilities(rows) - artifact(rows)).max() < 1e-6
+
+
+def test_a_release_has_intervals_or_says_that_it_has_none(release, parts, data):
+    loaded, rows = load_release(release), data.X[-200:]
+    p, low, high = loaded.runtime.intervals(rows, 0.9)
+    assert np.array_equal(p, loaded.runtime.probabilities(rows))
+    told = loaded.manifest["intervals"]
+    if loaded.manifest["family"] != "mixed":
+        assert told is None and low is None and high is None
+        return
+    assert told["factor"] == parts["bounds"].factor and told["level"] == 0.9 and 0 < told["coverage"] <= 1
+    assert ((low < p) & (p < high)).all() and (low > 0).all() and (high < 1).all()
+    predictor, now = Predictor(loaded), loaded.manifest["known_until_ms"] + 60_000
+    request = {"order": {"amount": 900, "currency": "MXN"}, "card": {"bin": "415231", "brand": "VISA", "bank": "BBVA"}}
+    asked, lowest, _ = predictor.intervals(request, PROCESSORS[:3], now, 0.9)
+    assert np.array_equal(asked, predictor.probabilities(request, PROCESSORS[:3], now)) and (lowest < asked).all()
+
+
+def test_a_release_from_before_intervals_loads_and_has_none(release, tmp_path):
+    import shutil
+
+    from smartrouter.models.package import checksum, read_manifest
+
+    copy = tmp_path / "3"
+    shutil.copytree(release, copy)
+    added = ("cell_variance", "cross_variance", "interval_factor")
+    with np.load(copy / "runtime.npz") as arrays:
+        kept = {name: arrays[name] for name in arrays.files if name not in added}
+    np.savez(copy / "runtime.npz", **kept)
+    manifest = {name: value for name, value in read_manifest(copy).items() if name != "intervals"}
+    manifest["files"]["runtime.npz"] = checksum(copy / "runtime.npz")
+    write_json(copy / "manifest.json", manifest)
+    rows = np.zeros((4, len(FEATURE_NAMES)), dtype=np.float32)
+    assert load_release(copy).runtime.intervals(rows, 0.9)[1:] == (None, None)
 
 
 def test_a_loaded_release_ranks_a_request_and_learns_an_outcome(release):

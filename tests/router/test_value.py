@@ -26,6 +26,7 @@ margin: 0.1
 rates: {CHF: 1.25, USD: 0.8}
 """  # noqa: E501
 POLICY = parse_policy(TEXT)
+CAREFUL = parse_policy(f"{TEXT}cautious: 0.9\n")
 BY_APPROVAL = parse_policy(TEXT.replace("rank_by: value", "rank_by: approval"))
 PART = st.floats(0, 1)
 MONEY = st.floats(0, 1e6)
@@ -42,6 +43,21 @@ class Fixed:
     def probabilities(self, request, processors, now_ms):
         """Return the fixed probabilities."""
         return np.array([self.chances[p] for p in processors])
+
+
+class Bounded(Fixed):
+    """The same with lower bounds, or without any."""
+
+    def __init__(self, lower, **chances):
+        super().__init__(**chances)
+        self.lower, self.levels = lower, []
+
+    def intervals(self, request, processors, now_ms, level):
+        """Return the fixed probabilities and bounds."""
+        self.levels.append(level)
+        chances = self.probabilities(request, processors, now_ms)
+        low = None if self.lower is None else np.array([self.lower[p] for p in processors])
+        return chances, low, None if low is None else np.ones(len(processors))
 
 
 MODEL = Fixed(CHEAP=0.6, DEAR=0.7, SHARE=0.5)
@@ -105,6 +121,37 @@ def test_caution_takes_the_sure_one():
     chances, lower = {"CHEAP": 0.60, "DEAR": 0.75}, {"CHEAP": 0.58, "DEAR": 0.50}
     assert best_first(values_of(POLICY, 1_000, "EUR", chances), POLICY.codes)[0] == "DEAR"
     assert best_first(values_of(POLICY, 1_000, "EUR", chances, lower), POLICY.codes)[0] == "CHEAP"
+
+
+def test_a_cautious_merchant_is_ranked_by_lower_bounds_and_told_so():
+    lower = {"CHEAP": 0.55, "DEAR": 0.40, "SHARE": 0.10}
+    model = Bounded(lower, **MODEL.chances)
+    plain, careful = ask(POLICY, 2_000.0, model=model), ask(CAREFUL, 2_000.0, model=model)
+    assert (plain.ranking[0].processor, careful.ranking[0].processor) == ("DEAR", "CHEAP")
+    assert model.levels == [0.9] and (plain.caution, careful.caution) == (None, "applied")
+    assert {r.processor: r.approval_low for r in careful.ranking} == lower
+    assert {r.processor: r.approval_probability for r in careful.ranking} == MODEL.chances
+    assert all(r.approval_low is None for r in plain.ranking)
+    values = values_of(POLICY, 2_000.0, "EUR", MODEL.chances, lower)
+    assert {r.processor: r.expected_value for r in careful.ranking} == values
+
+
+def test_a_model_without_bounds_ranks_by_the_point_and_the_decision_says_so():
+    plain, careful = ask(POLICY, 2_000.0), ask(CAREFUL, 2_000.0, model=Bounded(None, **MODEL.chances))
+    assert careful.ranking == plain.ranking and careful.approach == "model"
+    assert careful.caution == "no_intervals" and careful.fallback_reason is None
+
+
+def test_caution_is_said_of_models_only():
+    assert ask(CAREFUL, model=None).caution is None
+    assert ask(CAREFUL, model=Bounded({}, CHEAP=0.5)).fallback_reason == "model_failed"
+
+
+def test_exploration_is_the_same_for_the_cautious():
+    model = Bounded({"CHEAP": 0.55, "DEAR": 0.40, "SHARE": 0.10}, **MODEL.chances)
+    pairs = [[ask(p, 2_000.0, rng=Random(seed), model=model) for p in (POLICY, CAREFUL)] for seed in range(500)]
+    assert all(plain.explored == careful.explored for plain, careful in pairs)
+    assert sum(plain.explored for plain, _ in pairs) > 20
 
 
 def test_ties_fall_to_the_order():

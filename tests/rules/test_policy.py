@@ -136,6 +136,11 @@ def test_a_merchant_may_rank_by_value():
     assert acme.by_code["P2"].fees == Fees(0.0, 0.0, "USD", 90.0)
 
 
+def test_a_merchant_that_ranks_by_value_may_be_cautious():
+    assert parse_policy(BY_VALUE).cautious is None
+    assert parse_policy(BY_VALUE + "cautious: 0.9\n").cautious == 0.9
+
+
 def test_approval_is_what_processors_are_ranked_by_unless_the_file_says_otherwise(volaris):
     assert (volaris.rank_by, volaris.margin, dict(volaris.rates)) == ("approval", None, {})
     kept = parse_policy(BY_VALUE.replace("rank_by: value", "rank_by: approval").replace("margin: 0.1\n", ""))
@@ -160,6 +165,11 @@ def test_approval_is_what_processors_are_ranked_by_unless_the_file_says_otherwis
         (("success: 1, failure", "sucess: 1, failure"), "processors.0.fees.sucess"),
         (("success_bps: 90", "success_bps: -1"), "processors.1.fees.success_bps"),
         (("margin: 0.1", "margins: 0.1"), "margins"),
+        (("margin: 0.1", "margin: 0.1\ncautious: 0.5"), "cautious: Input should be greater than 0.5"),
+        (("margin: 0.1", "margin: 0.1\ncautious: 1"), "cautious: Input should be less than 1"),
+        (("margin: 0.1", "margin: 0.1\ncautious: .nan"), "cautious"),
+        (("margin: 0.1", "margin: 0.1\ncautious: yes"), "cautious"),
+        (("rank_by: value", "rank_by: approval\ncautious: 0.9"), "cautious needs rank_by value"),
     ],
 )
 def test_what_value_needs_is_asked_for_when_the_file_is_read(change, named):

@@ -74,6 +74,7 @@ def fake_decide(payment, *, now, policy, rules=None, predictor=None, rng=None):
             processor_id=policy.processor_id(p),
             approval_probability=probabilities.get(p),
             expected_value=None,
+            approval_low=None,
         )
         for i, p in enumerate(allowed[:3], 1)
     ]
@@ -87,6 +88,7 @@ def fake_decide(payment, *, now, policy, rules=None, predictor=None, rng=None):
         rule_id=None,
         model_name=predictor.name if approach == "model" else None,
         model_version=predictor.version if approach == "model" else None,
+        caution=None,
     )
 
 

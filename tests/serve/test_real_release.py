@@ -15,7 +15,8 @@ from smartrouter.core.settings import Settings
 from smartrouter.features.dataset import build, requests_of
 from smartrouter.features.matrix import FEATURE_NAMES
 from smartrouter.feedback.store import connect_file, outcomes_after, upgrade
-from smartrouter.models import calibrate, linear
+from smartrouter.models import calibrate, linear, mixed
+from smartrouter.models.bounds import measure
 from smartrouter.models.package import Predictor, load_release, stamp, write_json, write_release
 from smartrouter.rules.static import sync_rules
 from smartrouter.warehouse.connect import connect
@@ -98,21 +99,57 @@ def moment_of(home, prediction_id: str) -> int:
     return int(at * 1000)
 
 
-def test_a_merchant_that_ranks_by_value_gets_the_values_and_others_do_not(client, home, root, tmp_path):
-    assert all("expected_value" not in line for line in client.post(PREDICT, json=payment("tx-a")).json["ranking"])
+def by_value(root, home, more: str = "") -> None:
+    """Write the merchant's own file: ranked by value, MIT by far the cheapest."""
     text = (root / "params" / "merchants" / "volaris.yaml").read_text()
     for code, fee in {"WORLDPAY": 900, "MIT": 5, "ELAVON": 400, "AMEX": 5}.items():
         fees = f"fees: {{success: {fee}, failure: 1, currency: MXN}}"
         text = text.replace(f"{{code: {code},", f"{{code: {code}, {fees},")
     (home / "merchants").mkdir()
     rates = "rates: {USD: 18.0, COP: 0.0045, CRC: 0.035, GTQ: 2.3}"
-    (home / "merchants" / "volaris.yaml").write_text(f"{text}\nrank_by: value\nmargin: 0.5\n{rates}\n")
+    (home / "merchants" / "volaris.yaml").write_text(f"{text}\nrank_by: value\nmargin: 0.5\n{rates}\n{more}")
+
+
+def test_a_cautious_merchant_gets_lower_bounds_or_hears_that_there_are_none(made, home, table, root):
+    by_value(root, home, "cautious: 0.9\n")
+    settings = Settings(home=home, params=root / "params", deadline_ms=5000.0)
+    upgrade(settings.store)
+    app = create_app(settings)
+    client = app.test_client()
+    answer = client.post(PREDICT, json=payment("tx-a")).json
+    assert answer["model"]["version"] == "1" and answer["decision"]["caution"] == "no_intervals"  # a linear model
+    assert all("approval_low" not in line for line in answer["ranking"])
+    data = build(table, processors=PROCESSORS, learn=LEARNT, time_zone="America/Mexico_City", home_currency="MXN")
+    early, middle, _ = data.splits.masks(data.at_ms)
+    fitted = mixed.train(data.X[early], data.y[early], trees=10, min_examples=50)
+    codes = data.X[middle][:, FEATURE_NAMES.index("processor")].astype(int)
+    calibration = calibrate.fit(fitted.logit(data.X[middle]), data.y[middle], codes, len(PROCESSORS))
+    bounds, folder = measure(fitted, calibration, data.X[middle], data.y[middle]), home / "releases" / NAME / "4"
+    made_of = {"fitted": fitted, "calibration": calibration, "data": data, "bounds": bounds}
+    write_release(folder, name=NAME, learnt=LEARNT, **made_of)
+    stamp(folder, "4")
+    write_json(home / "releases" / NAME / "champion.json", {"version": "4"})
+    until(lambda: client.get("/ready").json["model"]["version"] == "4")
+    for number in range(10):
+        answer = client.post(PREDICT, json=payment(f"tx-{number}")).json
+        assert answer["decision"]["approach"] == "model" and answer["decision"]["caution"] == "applied"
+        for line in answer["ranking"]:
+            low, fee = line["approval_low"], {"WORLDPAY": 900, "MIT": 5, "ELAVON": 400}[line["processor"]]
+            assert 0 < low < line["approval_probability"] < 1
+            assert line["expected_value"] == pytest.approx(low * (2450 * 0.5 - fee) - (1 - low))
+    app.extensions["smartrouter"].close()
+
+
+def test_a_merchant_that_ranks_by_value_gets_the_values_and_others_do_not(client, home, root, tmp_path):
+    assert all("expected_value" not in line for line in client.post(PREDICT, json=payment("tx-a")).json["ranking"])
+    by_value(root, home)
     settings = Settings(home=home, params=root / "params", deadline_ms=5000.0)
     app = create_app(settings)
     ranking = app.test_client().post(PREDICT, json=payment("tx-b")).json["ranking"]
     app.extensions["smartrouter"].close()
     values = [line["expected_value"] for line in ranking]
-    assert ranking[0]["processor"] == "MIT" and values == sorted(values, reverse=True)
+    assert all("approval_low" not in line for line in ranking) and ranking[0]["processor"] == "MIT"
+    assert values == sorted(values, reverse=True)
     for line in ranking:
         p, fee = line["approval_probability"], {"WORLDPAY": 900, "MIT": 5, "ELAVON": 400}[line["processor"]]
         assert line["expected_value"] == pytest.approx(p * (2450 * 0.5 - fee) - (1 - p))

@@ -61,7 +61,7 @@ def gaps(
     return Gaps(came - said, luck / size[kept], doubt, size[kept].astype(float))
 
 # %% ../../nbs/models/bounds.ipynb #LEAST_FACTOR
-LEAST_FACTOR = 0.5  # few groups, and a calm week, could say 0
+LEAST_FACTOR = 1.0  # no interval is narrower than the variances say, as in `models.interval.widening`
 
 
 def factor_of(

@@ -126,7 +126,7 @@ def test_the_factor_of_gaps_is_found(factor, seed):
 
 def test_gaps_within_luck_give_the_least_factor():
     found = Gaps(np.zeros(10), np.full(10, 1e-4), np.full(10, 0.02), np.full(10, 100.0))
-    assert factor_of(found) == 0.5
+    assert factor_of(found) == 1.0
 
 
 def test_small_groups_are_left_out():

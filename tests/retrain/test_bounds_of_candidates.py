@@ -19,7 +19,7 @@ def job(small_warehouse, root, tmp_path_factory):
 def test_the_family_with_variances_gets_bounds_and_the_refit_keeps_them(job):
     data = steps.features(job, steps.extract(job))
     plain, mixed = steps.train(job, data)
-    assert plain.bounds is None and mixed.bounds.factor >= 0.5
+    assert plain.bounds is None and mixed.bounds.factor >= 1.0
     assert mixed.bounds.rows <= int(data.splits.masks(data.at_ms)[1].sum()) and mixed.bounds.groups >= 5
     again = steps.refit(job, data, mixed)
     assert again.bounds == mixed.bounds and again.fitted.facts["refit"]

@@ -40,6 +40,4 @@ def check_detector(
     state = start()
     for failed in [True] * 5000 + [False] * 5000:
         assert math.isfinite(step(state, failed, p0))
-    assert all(
-        math.isfinite(x) for x in json.loads(json.dumps(state.as_json()), parse_constant=lambda _: math.nan)["parts"]
-    )
+    json.dumps(state.as_json(), allow_nan=False)  # raises for what is no number

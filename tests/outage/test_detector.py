@@ -2,8 +2,6 @@
 
 import json
 import math
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,8 +35,8 @@ from smartrouter.outage.detector import (
     threshold,
     update,
 )
+from tests.outage.detectors import check_detector
 
-check_detector = runpy.run_path(str(Path(__file__).with_name("detectors.py")))["check_detector"]
 CONFIG = TechnicalConfig()
 SHARES = st.floats(1e-6, 0.999)
 

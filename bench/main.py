@@ -36,6 +36,13 @@ def value() -> list[dict[str, Any]]:
     return value()
 
 
+def detect() -> list[dict[str, Any]]:
+    """How soon a failing processor is found, and how often for nothing; see bench.outage_bench."""
+    from bench.outage_bench import detect
+
+    return detect()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
@@ -50,6 +57,7 @@ PARTS = {
     "ope": parts.ope,
     "retrain": model_bench.retrain,
     "retrain_alone": model_bench.retrain_alone,
+    "detect": detect,
     "serve": parts.serve,
     "fresh": parts.fresh,
 }

@@ -36,6 +36,13 @@ def value() -> list[dict[str, Any]]:
     return value()
 
 
+def recovery() -> list[dict[str, Any]]:
+    """Probes, restoration and mistakes after an outage; see bench.recovery_bench."""
+    from bench.recovery_bench import recovery
+
+    return recovery()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
@@ -47,6 +54,7 @@ PARTS = {
     "families": model_bench.families,
     "contest": contest,
     "value": value,
+    "recovery": recovery,
     "real": model_bench.real,
     "ope": parts.ope,
     "retrain": model_bench.retrain,

@@ -161,13 +161,9 @@ class Control:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain dicts, lists, texts and numbers."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
         override = None if self.override is None else self.override.as_json()
-        return {
-            **asdict(self),
-            "probing": self.probing.as_json(),
-            "override": override,
-            "window": list(self.window),
-        }
+        return {**plain, "probing": self.probing.as_json(), "override": override, "window": list(self.window)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Control":
@@ -461,6 +457,8 @@ def step(
     elif isinstance(event, Tick):
         window = event.window or (0.0, 0.0)
         after, why = (later if window == later.window else replace(later, window=window)), ""
+        if later.mode == "down" and now > later.clock:
+            after = replace(after, clock=now)  # the latest of the workers' clocks dates the probes
     else:
         after = later if event.override is later.override else replace(later, override=event.override)
         why = "override" if event.override else "override lifted"
@@ -484,6 +482,7 @@ def noted(
         return before, ()
     if before.shown == "down" and shown == "up" and after.override is None:
         after, shown = returned(after, now), "recovering"
+        why = why if why in AUDITED else "maintenance over"
     closes = bool(before.incident and not after.incident)
     if shown == before.shown and after.mode == before.mode and not closes and why not in AUDITED:
         return replace(after, clock=now), ()
@@ -525,9 +524,11 @@ def reserve_probe(
     deadline_s: float | None = None,  # how long an answer may take, None: as configured
 ) -> tuple[Control, Probe | None]:
     """Let this payment try what is down, if a try is due; the same object where it is not."""
-    if state.mode != "down" or state.shown != "down" or now < state.probing.next_at:
+    if state.mode != "down" or state.shown != "down":
         return state, None
-    if state.window[0] <= now < state.window[1] or state.override is not None:
+    if 0 < state.clock - now <= config.clock_skew_s:
+        now = state.clock
+    if now < state.probing.next_at or state.window[0] <= now < state.window[1] or state.override is not None:
         return state, None
     probing, probe = reserved(state.probing, state.key, now, u, rate, config.probe, deadline_s)
     return (state, None) if probing is state.probing else (replace(state, probing=probing), probe)

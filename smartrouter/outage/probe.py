@@ -9,7 +9,7 @@ __all__ = ['ProbeSection', 'best_spacing_s', 'timed_spacing_s', 'confirm_spacing
 # %% ../../nbs/outage/probe.ipynb #imports
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -95,7 +95,8 @@ class Probing:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain dicts, lists and numbers."""
-        return {**asdict(self), "flying": [asdict(p) for p in self.flying]}
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        return {**plain, "flying": [{"id": p.id, "at": p.at, "deadline": p.deadline} for p in self.flying]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Probing":

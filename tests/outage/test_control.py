@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from random import Random
 
 import pytest
 import yaml
@@ -163,6 +164,22 @@ def test_a_probe_that_never_reports_blocks_nothing():
     assert state.probing.flying == () and told == [] and state.mode == "down"
     state, _ = recovered(state, now)
     assert state.mode == "recovering"
+
+
+@pytest.mark.parametrize("failing", [1.0, 0.5])
+@pytest.mark.parametrize("rate", [0.1, 1.0, 10.0])
+def test_half_an_hour_of_probes_costs_ten_payments_at_most_on_average(rate, failing):
+    lost = 0
+    for seed in range(10):
+        rng, now, state = Random(seed), NOW, down(Alarm("technical", 4 + (failing < 1), 4 + 4 * (failing < 1)))
+        while now < NOW + 1800 and state.mode == "down":
+            now += rng.expovariate(rate)
+            state, probe = reserve_probe(state, now, rng.random(), rate, CONFIG)
+            if probe is not None:
+                kind = "technical" if rng.random() < failing else "ok"
+                lost += kind == "technical"
+                state, _, _ = run(state, (0.5, Outcome(kind, now, probe=probe.id)), now=now)
+    assert lost <= 100
 
 
 def test_what_began_before_the_return_is_no_evidence():
@@ -394,6 +411,17 @@ def test_two_clocks_two_minutes_apart_do_not_make_it_flap():
         state, new = step(state, Tick(window), NOW - 60 + k + skew, CONFIG)
         told += new
     assert [t.after for t in told] == ["down"]
+
+
+def test_two_clocks_two_minutes_apart_do_not_keep_it_down():
+    state, true, probe = down(), NOW, None
+    while state.mode == "down" and true < NOW + 600:
+        true += 1.0
+        state, _, _ = run(state, (0, Tick()), now=true + 120)
+        if probe is not None:
+            state, _, _ = run(state, (0, Outcome("ok", true - 1, probe=probe.id)), now=true)
+        state, probe = reserve_probe(state, true, 0.5, 1.0, CONFIG)
+    assert state.mode == "recovering" and true < NOW + 300
 
 
 def test_a_clock_that_was_set_back_moves_what_was_planned():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench import parts
-from smartrouter.outage.control import Alarm, Control, ControlSection, Outcome, Tick, reserve_probe, step, weight
+from smartrouter.outage.control import Alarm, Control, ControlConfig, Outcome, Tick, reserve_probe, step, weight
 
 SEEDS = 400
 OUTAGE_S = (1700.0, 1900.0)  # half an hour, drawn around it so that no phase of the probes is lucky
@@ -39,7 +39,7 @@ class Watch:
 class Ours:
     """smartrouter.outage.control."""
 
-    def __init__(self, config: ControlSection):
+    def __init__(self, config: ControlConfig):
         self.config, self.state = config, Control("A")
 
     def alarm(self, watch: Watch, now: float) -> None:
@@ -159,7 +159,7 @@ def told(found: list[Told]) -> tuple[str, bool]:
 
 def recovery(seeds: int = SEEDS) -> list[dict[str, Any]]:
     """A 30-minute outage at several rates, hard and half: ours, ours without the share, and two usual rules."""
-    config = ControlSection()
+    config = ControlConfig()
     timed = config.model_copy(update={"probe": config.probe.model_copy(update={"share": 1.0})})
     bar, rows = "<= 10 lost to probes, <= 150 s, <= 0.1 wrong", []
     for rate in RATES:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Forced', 'FORCED', 'LONGEST_S', 'DAYS', 'Day', 'OverrideRefused', 'Override', 'make_override', 'Once', 'Weekly',
-           'MaintenanceSection', 'next_window']
+           'MaintenanceConfig', 'next_window']
 
 # %% ../../nbs/outage/override.ipynb #imports
 from collections.abc import Mapping, Sequence
@@ -130,8 +130,8 @@ class Weekly(BaseModel):
         begins = [datetime.combine(d, clock, zone).timestamp() for d in dates if DAYS[d.weekday()] in self.days]
         return [(begin, begin + 60.0 * self.minutes) for begin in begins]
 
-# %% ../../nbs/outage/override.ipynb #MaintenanceSection
-class MaintenanceSection(BaseModel):
+# %% ../../nbs/outage/override.ipynb #MaintenanceConfig
+class MaintenanceConfig(BaseModel):
     """Announced windows: the section `control.maintenance` of the outage parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -140,7 +140,7 @@ class MaintenanceSection(BaseModel):
 
 
 def next_window(
-    maintenance: MaintenanceSection,
+    maintenance: MaintenanceConfig,
     processor: str,
     now: float,  # epoch seconds
 ) -> tuple[float, float] | None:

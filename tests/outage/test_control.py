@@ -18,8 +18,8 @@ from smartrouter.outage.control import (
     SOURCES,
     Alarm,
     Control,
+    ControlConfig,
     ControlRefused,
-    ControlSection,
     Force,
     Outcome,
     Tick,
@@ -36,7 +36,7 @@ from smartrouter.outage.control import (
 )
 from smartrouter.outage.override import make_override
 
-CONFIG = ControlSection()
+CONFIG = ControlConfig()
 HARD = Alarm("technical", 4, 4)
 NOW = 1_000_000.0
 
@@ -113,6 +113,34 @@ def test_an_answer_of_a_bank_proves_a_technical_outage_over_and_a_loss_of_approv
     lost = down(Alarm("approval", 30, 40, logit_shift=-4.0))
     for kind, run_length in (("ok", 1), ("issuer", 0), ("customer", 0), ("technical", 0)):
         assert probed(lost, NOW, kind)[0].probing.run == run_length
+
+
+def after_a_collapse(approving, seed):
+    """Probe for an hour a processor that approves so many; return (seconds until taken back, declined probes)."""
+    rng, now, lost = Random(seed), NOW, 0
+    state = down(Alarm("approval", logit_shift=-4.0))
+    while state.mode == "down" and now < NOW + 3600:
+        now += rng.expovariate(10.0)
+        state, probe = reserve_probe(state, now, rng.random(), 10.0, CONFIG)
+        if probe is not None:
+            kind = "ok" if rng.random() < approving else "issuer"
+            lost += kind == "issuer"
+            state, _, _ = run(state, (0.5, Outcome(kind, now, probe=probe.id)), now=now)
+    return now - NOW, lost
+
+
+def test_a_collapse_of_approvals_is_over_when_most_are_approved_although_some_are_not():
+    back = [after_a_collapse(0.7, seed)[0] for seed in range(40)]
+    assert sum(back) / 40 < 300 and max(back) < 3600
+    still = [after_a_collapse(0.1, seed) for seed in range(40)]
+    assert sum(t < 3600 for t, _ in still) <= 1 and sum(lost for _, lost in still) / 40 < 25
+
+
+def test_an_estimate_of_the_detector_stands_for_a_few_attempts():
+    exact, rough = (down(Alarm("technical", *n, severity=s)) for n, s in (((5, 10), None), ((0, 0), 0.5)))
+    assert exact.mode == rough.mode == "down"
+    assert exact.probing.failures == 5 and rough.probing.failures == 2.5
+    assert down(Alarm("silence", severity=0.05)).mode == "degraded"
 
 
 def test_a_relapse_is_the_same_incident_and_waits_twice_as_long():
@@ -355,6 +383,8 @@ def test_an_unknown_processor_is_up_and_no_candidate_is_no_order():
         Alarm("technical", -1, 4),
         Alarm("technical", float("nan"), 4),
         Alarm("technical", 4, float("inf")),
+        Alarm("technical", severity=1.5),
+        Alarm("silence", severity=float("nan")),
         Alarm("approval", 4, 9, logit_shift=0.5),
         Alarm("approval", 4, 9, logit_shift=float("nan")),
         Outcome("declined", NOW),
@@ -436,14 +466,14 @@ def test_a_clock_that_was_set_back_moves_what_was_planned():
 def test_the_default_file_is_the_default():
     file = Path(__file__).parents[2] / "params" / "outage" / "default.yaml"
     read = yaml.load(file.read_text(encoding="utf-8"), PlainLoader)["control"]
-    assert ControlSection.model_validate(read) == CONFIG
-    assert set(read) == set(ControlSection.model_fields) and set(read["probe"]) == set(type(CONFIG.probe).model_fields)
+    assert ControlConfig.model_validate(read) == CONFIG
+    assert set(read) == set(ControlConfig.model_fields) and set(read["probe"]) == set(type(CONFIG.probe).model_fields)
 
 
 @pytest.mark.parametrize("wrong", [{"hold": 3}, {"probe": {"share": 2}}, {"hold_s": 700}, {"slow_start_s": math.nan}])
 def test_a_section_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValidationError):
-        ControlSection.model_validate(wrong)
+        ControlConfig.model_validate(wrong)
 
 
 # --- anything in any order ------------------------------------------------------------------------------------------

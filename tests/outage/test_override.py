@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from smartrouter.core.documents import PlainLoader
 from smartrouter.outage.override import (
     LONGEST_S,
-    MaintenanceSection,
+    MaintenanceConfig,
     Override,
     OverrideRefused,
     make_override,
@@ -32,7 +32,7 @@ def at(text):
 
 def section(**parts):
     """A maintenance section as it comes from a file."""
-    return MaintenanceSection.model_validate(parts)
+    return MaintenanceConfig.model_validate(parts)
 
 
 def test_an_override_holds_until_its_end():

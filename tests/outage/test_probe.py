@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from smartrouter.outage.probe import (
-    ProbeSection,
+    ProbeConfig,
     Probing,
     begun,
     best_spacing_s,
@@ -24,7 +24,7 @@ from smartrouter.outage.probe import (
     timed_spacing_s,
 )
 
-PLAN = ProbeSection()
+PLAN = ProbeConfig()
 U = st.floats(0, 1, exclude_max=True)
 
 
@@ -97,7 +97,7 @@ def test_no_probe_before_the_hold_and_one_at_a_time():
 
 
 def test_a_slow_answer_holds_the_next_timed_probe_back():
-    plan = ProbeSection(spacing_s=20.0)
+    plan = ProbeConfig(spacing_s=20.0)
     probing, _ = reserved(down(), "A", 30.0, 0.5, 10.0, plan)
     assert reserved(probing, "A", 60.0, 0.5, 10.0, plan)[1] is None, "due, and the first has not answered"
     assert reserved(probing, "A", 90.0, 0.5, 10.0, plan)[1] is not None, "its deadline has passed"
@@ -206,4 +206,4 @@ def test_json_in_the_middle_of_a_flight():
 @pytest.mark.parametrize("wrong", [{"share": 0}, {"odds": 1}, {"spacing_s": float("nan")}, {"spacing": 10}])
 def test_a_plan_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValidationError):
-        ProbeSection(**wrong)
+        ProbeConfig(**wrong)

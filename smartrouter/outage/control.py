@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SOURCES', 'Event', 'AUDITED', 'ControlConfig', 'ControlRefused', 'Alarm', 'Outcome', 'Tick', 'Force',
-           'check_event', 'Control', 'Transition', 'effective', 'weight', 'logit_shift', 'faded', 'Routable',
-           'routable', 'order_least_bad', 'shift_of', 'alarmed', 'gone_down', 'verdict', 'expected', 'lowered',
-           'relieved', 'returned', 'ended', 'passed', 'settled', 'step', 'noted', 'evidence', 'reserve_probe', 'counts']
+           'check_event', 'Control', 'Transition', 'effective', 'weight', 'logit_shift', 'faded', 'shift_of', 'alarmed',
+           'gone_down', 'verdict', 'expected', 'lowered', 'relieved', 'returned', 'ended', 'passed', 'settled', 'step',
+           'noted', 'evidence', 'reserve_probe', 'counts']
 
 # %% ../../nbs/outage/control.ipynb #imports
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
@@ -253,55 +253,6 @@ def faded(
     if state.mode != "degraded":
         return 0.0
     return state.logit_shift * 0.5 ** (max(now - state.since, 0.0) / config.fade_s)
-
-# %% ../../nbs/outage/control.ipynb #Routable
-@dataclass(frozen=True, slots=True)
-class Routable:
-    """What is left of the candidates."""
-
-    order: tuple[str, ...]  # never empty unless there was no candidate
-    excluded: tuple[tuple[str, str, float], ...]  # (processor, state, since in epoch seconds)
-    all_down: bool = False  # the order is of the least bad
-
-
-def routable(
-    order: Sequence[str],  # candidates, best first
-    states: Mapping[str, Control],  # processor -> state; one that is missing is up
-    chances: Mapping[str, float],  # processor -> approval probability; may lack some
-    now: float,
-    draws: Mapping[str, float],  # processor -> uniform in [0, 1), for those that return; a missing one is 0
-    config: ControlConfig,
-) -> Routable:
-    """Leave out what is down, and most of the traffic of what returns; never everything."""
-    out = []
-    for code in order:
-        state = states.get(code)
-        if state is not None and draws.get(code, 0.0) >= weight(state, now, config):
-            out.append((code, effective(state, now), state.shown_since))
-    left = tuple(code for code in order if code not in {gone for gone, _, _ in out})
-    if left:
-        return Routable(left, tuple(out))
-    returning = tuple(code for code, found, _ in out if found != "down")
-    if returning:
-        return Routable(returning, tuple(line for line in out if line[1] == "down"))
-    return Routable(order_least_bad(order, states, chances, now), (), bool(order))
-
-
-def order_least_bad(
-    order: Sequence[str],  # candidates, best first: breaks ties
-    states: Mapping[str, Control],
-    chances: Mapping[str, float],  # processor -> approval probability; may lack some
-    now: float,
-) -> tuple[str, ...]:
-    """Return every candidate, by the chance that a payment still gets through."""
-
-    def worth(code: str) -> tuple[bool, float]:
-        state = states.get(code)
-        taken_out = state is not None and state.mode != "down" and effective(state, now) == "down"
-        through = 1 - severity(state.probing) if state is not None and state.mode == "down" else 1.0
-        return taken_out, -chances.get(code, 1.0) * through
-
-    return tuple(sorted(order, key=worth))
 
 # %% ../../nbs/outage/control.ipynb #shift_of
 def shift_of(

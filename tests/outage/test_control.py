@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from pydantic import ValidationError
 
 from smartrouter.core.documents import PlainLoader
+from smartrouter.outage.candidates import order_least_bad, routable
 from smartrouter.outage.control import (
     KINDS,
     SOURCES,
@@ -26,10 +27,8 @@ from smartrouter.outage.control import (
     counts,
     effective,
     logit_shift,
-    order_least_bad,
     relieved,
     reserve_probe,
-    routable,
     shift_of,
     step,
     weight,

@@ -2,6 +2,7 @@
 
 import heapq
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,6 +158,19 @@ def told(found: list[Told]) -> tuple[str, bool]:
     return text, probes <= 10 and delays.mean() <= 150 and wrong <= 0.1
 
 
+def cost(calls: int = 20_000) -> dict[str, Any]:
+    """What an ordinary outcome at a healthy processor costs, which is nearly all that happens."""
+    config, state, event, taken = ControlConfig(), Control("A"), Outcome("ok", 1e9, 0.7), []
+    for _ in range(calls):
+        began = time.perf_counter_ns()
+        step(state, event, 1e9 + 1, config)
+        taken.append(time.perf_counter_ns() - began)
+    p50, p99 = np.percentile(np.array(taken) / 1000, [50, 99])
+    return parts.row(
+        "control: step of an ordinary outcome", "p99 <= 10 us", f"p50 {p50:.1f}, p99 {p99:.1f} us", p99 <= 10
+    )
+
+
 def recovery(seeds: int = SEEDS) -> list[dict[str, Any]]:
     """A 30-minute outage at several rates, hard and half: ours, ours without the share, and two usual rules."""
     config = ControlConfig()
@@ -175,4 +189,4 @@ def recovery(seeds: int = SEEDS) -> list[dict[str, Any]]:
             rows.append(parts.row(f"{name}: 1 %, 5 in a row", "", text, None))
             text, _ = told(played(lambda: Fixed(1.0, 60.0, 1), rate, failing, few))
             rows.append(parts.row(f"{name}: half-open 60 s, 1 success", "", text, None))
-    return rows
+    return [*rows, cost()]

@@ -227,9 +227,9 @@ def weight(
 ) -> float:
     """Return the share of the payments it would win that it gets, in [0, 1]."""
     found = effective(state, now)
-    if found != "recovering":
-        return 0.0 if found == "down" else 1.0
-    done = (now - state.since) / config.slow_start_s if config.slow_start_s else 1.0
+    if found in ("up", "down"):
+        return 1.0 if found == "up" else 0.0
+    done = (now - state.back) / config.slow_start_s if config.slow_start_s else 1.0  # degraded may have just returned
     return config.first_weight + (1 - config.first_weight) * min(max(done, 0.0), 1.0)
 
 
@@ -483,7 +483,9 @@ def evidence(
     event: Event | None,
 ) -> dict[str, Any]:
     """Return the numbers and names behind a change."""
-    found: dict[str, Any] = {"mode": after.mode, "severity": round(severity(after.probing), 4), "downs": after.downs}
+    found: dict[str, Any] = {"mode": after.mode, "downs": after.downs}
+    if after.mode in ("down", "recovering") and after.downs:
+        found["severity"] = round(severity(after.probing), 4)
     if isinstance(event, Alarm):
         failures, attempts = event.counted()
         found |= {"failures": round(failures, 2), "attempts": attempts, "hold_s": after.hold_s}

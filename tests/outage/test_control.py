@@ -228,6 +228,14 @@ def test_a_drop_of_approvals_degrades_and_a_collapse_takes_out():
     assert routable(["A", "B"], {"A": state}, {}, NOW, {}, CONFIG).order == ("A", "B")
 
 
+def test_a_mild_alarm_during_the_slow_start_does_not_hurry_it():
+    state, now = recovered(down(), NOW)
+    share = weight(state, now + 10, CONFIG)
+    state, now, _ = run(state, (10, Alarm("approval", 9, 20, logit_shift=-0.8)), now=now)
+    assert state.mode == "degraded" and weight(state, now, CONFIG) == share < 0.2
+    assert weight(state, now + CONFIG.slow_start_s, CONFIG) == 1
+
+
 def test_few_technical_failures_degrade():
     state = down(Alarm("technical", 20, 400))
     assert state.mode == "degraded" and -0.2 < state.logit_shift < -0.1

@@ -43,6 +43,13 @@ def detect() -> list[dict[str, Any]]:
     return detect()
 
 
+def recovery() -> list[dict[str, Any]]:
+    """Probes, restoration and mistakes after an outage; see bench.recovery_bench."""
+    from bench.recovery_bench import recovery
+
+    return recovery()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
@@ -53,6 +60,7 @@ PARTS = {
     "families": model_bench.families,
     "contest": contest,
     "value": value,
+    "recovery": recovery,
     "real": model_bench.real,
     "ope": parts.ope,
     "retrain": model_bench.retrain,

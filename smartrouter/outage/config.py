@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..core.documents import PlainLoader
 from ..core.errors import SmartrouterError, listed
+from .control import ControlConfig
 from .detector import TechnicalConfig
 from .signal import SignalConfig
 from .silence import SilenceConfig
@@ -29,6 +30,7 @@ class Config(BaseModel):
     signal: SignalConfig
     technical: TechnicalConfig = TechnicalConfig()
     silence: SilenceConfig = SilenceConfig()
+    control: ControlConfig = ControlConfig()
 
 # %% ../../nbs/outage/config.ipynb #parse_config
 def parse_config(

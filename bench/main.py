@@ -36,6 +36,13 @@ def value() -> list[dict[str, Any]]:
     return value()
 
 
+def approval() -> list[dict[str, Any]]:
+    """Delay and false alarms of the approval detector, and what hits everybody; see bench.approval_bench."""
+    from bench.approval_bench import approval
+
+    return approval()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
@@ -47,6 +54,7 @@ PARTS = {
     "families": model_bench.families,
     "contest": contest,
     "value": value,
+    "approval": approval,
     "real": model_bench.real,
     "ope": parts.ope,
     "retrain": model_bench.retrain,

@@ -25,8 +25,19 @@ MAY_HOLD_TENSORFLOW = {"models", "evaluation", "retrain"}
 TENSORFLOW = {"tensorflow", "keras", "tensorflow_decision_forests", "ydf", "tf_keras"}
 WORKBENCH = {"IPython", "jupyterlab", "nbdev", "fastcore", "papermill", "mlflow", "plotly", "dash", "matplotlib"}
 HEAVY = TENSORFLOW | WORKBENCH | {"pandas", "duckdb", "pyarrow", "sklearn", "scipy", "sqlglot", "snowflake", "lightgbm"}
-LIGHT = {"core", "features", "rules", "router", "feedback", "serve", "cli", "models/runtime", "models/package"}
-PARAMS_WITHOUT_REPORT = {"merchants", "ingest", "world"}  # read by their rooms, which refuse unknown keys
+LIGHT = {
+    "core",
+    "features",
+    "rules",
+    "outage",
+    "router",
+    "feedback",
+    "serve",
+    "cli",
+    "models/runtime",
+    "models/package",
+}
+PARAMS_WITHOUT_REPORT = {"merchants", "ingest", "world", "outage"}  # read by their rooms, which refuse unknown keys
 EXPORTED = re.compile(r"^#\|\s*exports?\b", re.M)
 
 

@@ -46,11 +46,11 @@ class Pairs:
         """One outcome at processor `where` (0 or 1) in each replication; True where it raises an alarm."""
         c, me, peer, x = self.config, (where, self.rows), (1 - where, self.rows), declined.astype(float)
         plain = p0 / (1 - p0) * np.exp(self.bias[me])
-        odds = plain * np.exp(np.maximum(self.common[me] - c.peer_slack, 0))
+        odds = plain * np.exp(np.where(self.common[me] > c.peer_noise, self.common[me], 0))
         here = plain * np.exp(self.common[me])
         self.tell(peer, x, plain)
         p, q = odds / (1 + odds), here / (1 + here)
-        calm = (self.cusum[me] < c.bias_freeze) & (self.common[me] < c.peer_slack)
+        calm = (self.cusum[me] < c.bias_freeze) & (self.common[me] < c.peer_noise)
         self.weight[me] = np.where(calm, np.minimum(c.bias_memory, self.weight[me] + p * (1 - p)), self.weight[me])
         self.bias[me] += np.where(calm, (x - p) / self.weight[me], 0)
         safe = odds * np.exp(c.margin)
@@ -72,12 +72,13 @@ class Pairs:
         self.sums[3][peer] += np.where(suspicious, p * (1 - p), 0)
         self.common[peer] += (x - p) / self.config.peer_memory
 
-    @staticmethod
-    def contrast(sums: np.ndarray) -> np.ndarray:
+    def contrast(self, sums: np.ndarray) -> np.ndarray:
         """Two-sample z of sums [4, n], 0 where one side is empty."""
         own, mine, peers, theirs = sums
-        both = np.maximum(mine * theirs, 1e-12)
-        z = (own * theirs - peers * mine) / np.sqrt(both * (mine + theirs) + 1e-12)
+        both = np.maximum(mine + theirs, 1e-12)
+        information = np.maximum(mine * theirs / both, 1e-12)
+        excess = (own * theirs - peers * mine) / both
+        z = (excess - self.config.tolerance * information - self.config.z**2 / 6) / np.sqrt(information)
         return np.where((mine > 0) & (theirs > 0), z, 0)
 
     def forget(self, where: np.ndarray, which: np.ndarray) -> None:
@@ -261,11 +262,11 @@ def approval() -> list[dict[str, Any]]:
     text = f"{pair.mean():.0f} (p95 {np.quantile(pair, 0.95):.0f})"
     rows.append(row("the same with peers, 40 % share", "<= 300", text, pair.mean() <= 300))
     say("false alarms")
-    alarms, attempts = single_alarms(20_000, 10_000, MILLION, rng)
+    alarms, attempts = single_alarms(4_000, 20_000, MILLION, rng)
     text, met = rate_text(alarms, attempts), attempts >= alarms * MILLION
     rows.append(row("healthy attempts a false alarm, single stream", ">= 1e6", text, met))
     for wrong in (0.0, 0.1, -0.1, 0.2):
-        alarms, attempts, crossed = pair_alarms(10_000, 10_000, MILLION, rng, wrong)
+        alarms, attempts, crossed = pair_alarms(4_000, 8_000, MILLION, rng, wrong)
         text = f"{rate_text(alarms, attempts)}; evidence over it in {crossed} attempts"
         rows.append(row(f"with peers, model {wrong:+.1f} logit wrong", ">= 1e6", text, attempts >= alarms * MILLION))
     for name, event in COMMON.items():

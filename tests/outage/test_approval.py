@@ -17,8 +17,10 @@ from smartrouter.outage.approval import (
     ApprovalRefused,
     calm,
     contrast,
+    expected_decline,
     fresh,
     from_json,
+    lowered,
     mixture,
     update,
 )
@@ -50,6 +52,7 @@ def test_the_file_holds_the_defaults():
         {"odds_ratios": [float("nan")]},
         {"z": -1},
         {"bin_cap": 0},
+        {"issuer_share": 0},
         {"down_approval": 1.1},
         {"most_keys": 0},
         {"speed": 3},
@@ -208,16 +211,34 @@ def test_memory_is_bounded():
 
 
 def test_strata_without_the_other_side_tell_nothing():
-    assert contrast({}) == (0.0, 0.0)
-    assert contrast({"X": [9.0, 3.0, 0.0, 0.0], "Y": [0.0, 0.0, 5.0, 2.0]}) == (0.0, 0.0)
+    assert contrast({}, CONFIG) == (0.0, 0.0)
+    assert contrast({"X": [9.0, 3.0, 0.0, 0.0], "Y": [0.0, 0.0, 5.0, 2.0]}, CONFIG) == (0.0, 0.0)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(-50, 50), st.floats(0.1, 100), st.floats(-50, 50), st.floats(0.1, 100))
 def test_one_stratum_is_the_two_sample_z(own, mine, peers, theirs):
-    z, shift = contrast({"": [own, mine, peers, theirs]})
+    plain = CONFIG.model_copy(update={"z": 0.0, "tolerance": 0.0})
+    z, shift = contrast({"": [own, mine, peers, theirs]}, plain)
     assert z == pytest.approx((own / mine - peers / theirs) / math.sqrt(1 / mine + 1 / theirs), rel=1e-6, abs=1e-9)
+    assert contrast({"": [own, mine, peers, theirs]}, CONFIG)[0] < z
     assert shift == pytest.approx(own / mine - peers / theirs, rel=1e-6, abs=1e-9)
+
+
+# --- the model's probability, and back
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0, 1), st.floats(0, 6), st.floats(0.01, 1))
+def test_a_shift_lowers_the_approval_by_the_odds_of_the_issuers(approval, shift, share):
+    low = lowered(approval, shift, share)
+    assert -1e-12 <= low <= approval + 1e-12 and lowered(approval, 0.0, share) == pytest.approx(approval)
+    p0 = expected_decline(approval, share)
+    assert 0 <= p0 <= 1
+    if 0.01 < approval < 0.99:
+        odds = p0 / (1 - p0) * math.exp(shift)
+        counted = approval + (1 - approval) * share
+        assert low == pytest.approx(counted / (1 + odds))
 
 
 # --- bad input and JSON

@@ -20,7 +20,7 @@ from smartrouter.outage.segment import (
 )
 
 PARAMS = Path(__file__).resolve().parents[2] / "params" / "outage" / "default.yaml"
-CONFIG, P0, RATES = SegmentConfig(), 0.0075, (0.05, 0.2, 0.5, 1.0)
+CONFIG, P0, RATES = SegmentConfig(), 0.0075, (0.02, 0.05, 0.2, 0.5, 0.98)
 
 
 def see(segments, key, failed, p0=P0, threshold=1e6):

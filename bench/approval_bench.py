@@ -62,7 +62,13 @@ class Pairs:
         sums[0] += x - q
         sums[1] += q * (1 - q)
         self.sums[:, where, self.rows] = sums = np.where(cusum > 0, sums, 0)
-        return (evidence.mean(0) >= threshold) & (self.contrast(sums) >= c.z)
+        excess, information = self.contrast(sums)
+        z = (excess - c.tolerance * information - c.z**2 / 6) / np.sqrt(np.maximum(information, 1e-12))
+        over = evidence.mean(0) >= threshold
+        alarm = over & (information > 0) & (z >= c.z)
+        explained = over & ~alarm & (excess < np.sqrt(information))
+        self.evidence[:, where[explained], self.rows[explained]] = 0
+        return alarm
 
     def tell(self, peer: tuple[np.ndarray, np.ndarray], x: np.ndarray, plain: np.ndarray) -> None:
         """What the peer learns of the outcome."""
@@ -72,14 +78,12 @@ class Pairs:
         self.sums[3][peer] += np.where(suspicious, p * (1 - p), 0)
         self.common[peer] += (x - p) / self.config.peer_memory
 
-    def contrast(self, sums: np.ndarray) -> np.ndarray:
-        """Two-sample z of sums [4, n], 0 where one side is empty."""
+    @staticmethod
+    def contrast(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Excess over the peers and its variance, of sums [4, n]."""
         own, mine, peers, theirs = sums
-        both = np.maximum(mine + theirs, 1e-12)
-        information = np.maximum(mine * theirs / both, 1e-12)
-        excess = (own * theirs - peers * mine) / both
-        z = (excess - self.config.tolerance * information - self.config.z**2 / 6) / np.sqrt(information)
-        return np.where((mine > 0) & (theirs > 0), z, 0)
+        both, known = np.maximum(mine + theirs, 1e-12), (mine > 0) & (theirs > 0)
+        return np.where(known, (own * theirs - peers * mine) / both, 0), np.where(known, mine * theirs / both, 0)
 
     def forget(self, where: np.ndarray, which: np.ndarray) -> None:
         """Begin again at processor `where` of the replications `which` (bool): after an alarm that is counted."""

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_SHIFT', 'ApprovalConfig', 'expected_decline', 'lowered', 'ApprovalRefused', 'Approval', 'from_json', 'fresh',
-           'mixture', 'lifted', 'keep_latest', 'learn_from_peer', 'compare', 'contrast', 'surprise', 'watch_bin',
-           'learn_own', 'follow_shift', 'calm', 'Finding', 'own_outcome', 'update']
+           'mixture', 'lifted', 'keep_latest', 'learn_from_peer', 'compare', 'contrast', 'significance', 'surprise',
+           'watch_bin', 'learn_own', 'follow_shift', 'calm', 'Finding', 'own_outcome', 'update']
 
 # %% ../../nbs/outage/approval.ipynb #imports
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class ApprovalConfig(BaseModel):
     )  # of a decline, tried at once
     onset_ratio: float = Field(1.65, gt=1, le=10)  # odds ratio of the CUSUM whose last zero dates the onset
     margin: float = Field(0.05, ge=0, le=1)  # logit by which the baseline is raised for safety
-    z: float = Field(4.0, ge=0, le=10)  # least difference to the peers, in standard errors
+    z: float = Field(4.0, ge=0, le=10)  # least difference to the peers, see `significance`; 5 without its cautions
     tolerance: float = Field(0.1, ge=0, le=1)  # logit by which processors may differ from each other for ever
     peer_memory: float = Field(20.0, ge=1)  # information that the peers' excess remembers
     peer_noise: float = Field(0.15, ge=0)  # logit of the peers' excess up to which it is taken for noise
@@ -199,19 +199,26 @@ def compare(
 # %% ../../nbs/outage/approval.ipynb #contrast
 def contrast(
     strata: Mapping[str, list[float]],  # issuer -> [own residuals, own information, peers' residuals, information]
-    config: ApprovalConfig,
 ) -> tuple[float, float]:
-    """Own excess of declines over the peers': (z, shift of the log odds); zeros where there is nothing to compare."""
+    """Own excess of declines over the peers' (declines), and its variance; zeros where there is nothing to compare."""
     excess = information = 0.0
     for own, own_information, peers, peers_information in strata.values():
-        both = own_information + peers_information
         if own_information > 0 and peers_information > 0:
+            both = own_information + peers_information
             excess += (own * peers_information - peers * own_information) / both
             information += own_information * peers_information / both
+    return excess, information
+
+
+def significance(
+    excess: float,  # of `contrast`
+    information: float,
+    config: ApprovalConfig,
+) -> float:
+    """Standard errors of the excess beyond what is tolerated, with Bernstein's correction; 0 without information."""
     if information <= 0:
-        return 0.0, 0.0
-    beyond = excess - config.tolerance * information - config.z**2 / 6
-    return beyond / sqrt(information), excess / information
+        return 0.0
+    return (excess - config.tolerance * information - config.z**2 / 6) / sqrt(information)
 
 # %% ../../nbs/outage/approval.ipynb #surprise
 def surprise(
@@ -350,8 +357,11 @@ def update(
         own_outcome(board, processor, declined, plain, issuer, bin_, threshold, config)
     evidence = sum(mine.evidence) / len(mine.evidence)
     if not was and evidence >= threshold:
-        z, shift = contrast(mine.strata, config)
+        excess, information = contrast(mine.strata)
+        z = significance(excess, information, config)
         if z >= config.z:
-            mine.alarmed, mine.shift = True, min(MOST_SHIFT, max(config.clear, shift))
+            mine.alarmed, mine.shift = True, min(MOST_SHIFT, max(config.clear, excess / information))
+        elif excess < sqrt(information):  # less than one standard error: the peers explain it
+            mine.evidence = [0.0] * len(mine.evidence)
     nothing = mine.alarmed and mine.approved + 1 <= config.down_approval * (mine.attempts + 2)
     return Finding(mine.alarmed, mine.alarmed and not was, was and not mine.alarmed, evidence, z, mine.shift, nothing)

@@ -22,6 +22,7 @@ from smartrouter.outage.approval import (
     from_json,
     lowered,
     mixture,
+    significance,
     update,
 )
 
@@ -106,7 +107,7 @@ def test_many_replications_step_as_one_does():
             assert found.raised == alarm[i]
             ended[i] |= found.raised
             if not found.raised:
-                assert found.evidence == pytest.approx(pairs.evidence[:, where[i], i].mean(), rel=1e-9)
+                assert boards[i][code].evidence == pytest.approx(pairs.evidence[:, where[i], i], rel=1e-9)
                 assert boards[i][code].cusum == pytest.approx(pairs.cusum[where[i], i], abs=1e-9)
                 compared += 1
     assert ended.any() and compared > 3000
@@ -211,18 +212,18 @@ def test_memory_is_bounded():
 
 
 def test_strata_without_the_other_side_tell_nothing():
-    assert contrast({}, CONFIG) == (0.0, 0.0)
-    assert contrast({"X": [9.0, 3.0, 0.0, 0.0], "Y": [0.0, 0.0, 5.0, 2.0]}, CONFIG) == (0.0, 0.0)
+    assert contrast({}) == (0.0, 0.0) and significance(0.0, 0.0, CONFIG) == 0
+    assert contrast({"X": [9.0, 3.0, 0.0, 0.0], "Y": [0.0, 0.0, 5.0, 2.0]}) == (0.0, 0.0)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(-50, 50), st.floats(0.1, 100), st.floats(-50, 50), st.floats(0.1, 100))
 def test_one_stratum_is_the_two_sample_z(own, mine, peers, theirs):
-    plain = CONFIG.model_copy(update={"z": 0.0, "tolerance": 0.0})
-    z, shift = contrast({"": [own, mine, peers, theirs]}, plain)
-    assert z == pytest.approx((own / mine - peers / theirs) / math.sqrt(1 / mine + 1 / theirs), rel=1e-6, abs=1e-9)
-    assert contrast({"": [own, mine, peers, theirs]}, CONFIG)[0] < z
-    assert shift == pytest.approx(own / mine - peers / theirs, rel=1e-6, abs=1e-9)
+    excess, information = contrast({"": [own, mine, peers, theirs]})
+    plain = (own / mine - peers / theirs) / math.sqrt(1 / mine + 1 / theirs)
+    assert excess / math.sqrt(information) == pytest.approx(plain, rel=1e-6, abs=1e-9)
+    assert significance(excess, information, CONFIG) < plain + 1e-9
+    assert plain >= 5 or significance(excess, information, CONFIG) < CONFIG.z
 
 
 # --- the model's probability, and back

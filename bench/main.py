@@ -50,6 +50,13 @@ def recovery() -> list[dict[str, Any]]:
     return recovery()
 
 
+def approval() -> list[dict[str, Any]]:
+    """Delay and false alarms of the approval detector, and what hits everybody; see bench.approval_bench."""
+    from bench.approval_bench import approval
+
+    return approval()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
@@ -61,6 +68,7 @@ PARTS = {
     "contest": contest,
     "value": value,
     "recovery": recovery,
+    "approval": approval,
     "real": model_bench.real,
     "ope": parts.ope,
     "retrain": model_bench.retrain,

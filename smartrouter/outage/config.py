@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..core.documents import PlainLoader
 from ..core.errors import SmartrouterError, listed
+from .approval import ApprovalConfig
 from .control import ControlConfig
 from .detector import TechnicalConfig
+from .segment import SegmentConfig
 from .signal import SignalConfig
 from .silence import SilenceConfig
 
@@ -30,6 +32,8 @@ class Config(BaseModel):
     signal: SignalConfig
     technical: TechnicalConfig = TechnicalConfig()
     silence: SilenceConfig = SilenceConfig()
+    approval: ApprovalConfig = ApprovalConfig()
+    segment: SegmentConfig = SegmentConfig()
     control: ControlConfig = ControlConfig()
 
 # %% ../../nbs/outage/config.ipynb #parse_config

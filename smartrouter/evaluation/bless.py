@@ -115,6 +115,7 @@ class Scored:
     p: ArrayLike  # [n] probabilities
     processor: ArrayLike  # [n] labels
     base_rate: float  # approval rate of the training rows
+    orders: ArrayLike | None = None  # [n] order ids, whose attempts depend on each other; None: all independent
 
 
 def quality_checks(
@@ -123,7 +124,7 @@ def quality_checks(
 ) -> list[Check]:
     """AUC and log loss against a constant; raises `MetricRefused`."""
     y = np.asarray(tested.y, dtype=np.float64)
-    constant = log_loss_difference(y, tested.p, np.full(len(y), tested.base_rate))
+    constant = log_loss_difference(y, tested.p, np.full(len(y), tested.base_rate), tested.orders)
     auc, ones = score(y, tested.p).auc, int(y.sum())
     floor = f"at least {bounds.least_auc}"
     if auc is None:

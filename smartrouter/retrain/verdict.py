@@ -119,9 +119,10 @@ def examine(
     latency = measure_latency(candidate_scorer(data, candidate).runtime.probabilities, data.X[last][:1000])
     rng = np.random.default_rng(job.plan.seed)
     log = logged_choices(job, data, table, candidate, comparison.release, rng)
-    at = tested_rows(data, table)["processor"].to_numpy()
-    tested = Scored(data.y[last], candidate.p_test, at, float(data.y[early].mean()))
-    return bless(tested, latency, job.plan, comparison, log)
+    rows = tested_rows(data, table)
+    at, orders, rate = rows["processor"].to_numpy(), rows["order_id"].to_numpy(), float(data.y[early].mean())
+    tested = Scored(data.y[last], candidate.p_test, at, rate, orders)
+    return bless(tested, latency, job.plan, comparison, log, job.plan.seed)
 
 # %% ../../nbs/retrain/verdict.ipynb #Verdict
 @dataclass(frozen=True)
@@ -178,7 +179,9 @@ def model_card(
             f"data {data.digest[:16]}.",
             "\n| part | attempts | period |\n| --- | --- | --- |",
             *periods,
-            "\nTrained once more with the calibration rows, its calibration kept." if refit else "",
+            "\nTrained once more with the calibration rows, its calibration kept: slope and one common bias."
+            if refit
+            else "",
             f"\n## Quality on the test attempts\nAUC {result.auc or 0:.4f}, log loss {result.log_loss:.4f},",
             f"Brier {result.brier:.4f}, calibration error {result.ece:.4f}. Verdict: {verdict.text}.",
             "\n| slice | attempts | came | said | log loss | AUC | off |\n| --- | --- | --- | --- | --- | --- | --- |",
@@ -196,12 +199,16 @@ def model_card(
 def slice_lines(
     cells: pd.DataFrame,  # of `steps.slices`
 ) -> list[str]:
-    """Rows of the card's table of slices, log loss with its 95 % interval."""
+    """Rows of the card's table of slices, log loss with its 95 % interval where it has one."""
+    arms = [
+        "" if pd.isna(r.log_loss_low) else f" ({r.log_loss_low:.3f} to {r.log_loss_high:.3f})"
+        for r in cells.itertuples()
+    ]
     return [
         f"| {r.slice} {r.value} | {r.n:,} | {r.came:.3f} | {r.said:.3f} "
-        f"| {r.log_loss:.3f} ({r.log_loss_low:.3f} to {r.log_loss_high:.3f}) "
+        f"| {r.log_loss:.3f}{arm} "
         f"| {'' if pd.isna(r.auc) else f'{r.auc:.3f}'} | {'yes' if r.off else ''} |"
-        for r in cells.itertuples()
+        for r, arm in zip(cells.itertuples(), arms, strict=True)
     ]
 
 

@@ -240,3 +240,12 @@ def test_an_outcome_model_says_nothing_of_a_closed_route_and_does_without_half_a
     unlearnt = np.where(np.arange(3) == 1, np.nan, 0.5 * np.ones((N, 3)))
     found = outcomes_of(replace(log, champion=unlearnt), np.ones(N, bool), 7)
     assert found[:, 1] == pytest.approx(log.p[:, 1]) and found[:, 0] == pytest.approx((log.p[:, 0] + 0.5) / 2)
+
+
+def test_attempts_of_one_order_count_as_one_against_the_constant():
+    apart, together = (
+        quality_checks(Scored(Y, TRUTH, AT, 0.66, orders), Bounds())[1] for orders in (None, np.arange(N) // 4)
+    )
+    doubled = Scored(np.repeat(Y, 4), np.repeat(TRUTH, 4), np.repeat(AT, 4), 0.66, np.repeat(np.arange(N), 4))
+    assert together.estimate == apart.estimate
+    assert quality_checks(doubled, Bounds())[1].high == pytest.approx(apart.high)

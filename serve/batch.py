@@ -25,6 +25,7 @@ from smartrouter.feedback.store import Store, upgrade
 
 PATIENT_MS = 10_000.0  # nobody waits for a single line: a busy machine must not turn model answers into rule answers
 TOLD = 12  # faults spelt out
+OLD_S = 86_400.0  # the newest outcome may be this much older than the moment that is asked about
 EVERY = 20_000  # lines between two words of progress
 
 
@@ -53,13 +54,9 @@ def rank_file(
     start = time.perf_counter()
     answerer, merchants = prepare(settings)
     try:
-        told = {f"{name}: {why}" for name, m in merchants.now.items() for why in m.problems.values()}
-        for problem in sorted(told):
-            progress(problem)
-        for warning in later_history(merchants, at) if at else ():
-            progress(warning)
         now = (at or datetime.now(UTC)).timestamp()
-        by_model, answers = write_answers(requests, Path(out), answerer, now, progress)
+        note = Notes(merchants, at, progress)
+        by_model, answers = write_answers(requests, Path(out), answerer, now, progress, note)
     finally:
         answerer.close()
         merchants.store.close()
@@ -76,16 +73,46 @@ def prepare(settings: Settings) -> tuple[Answerer, Merchants]:
     return Answerer(settings, None, merchants, decide, metrics, log), merchants
 
 
-def later_history(merchants: Merchants, at: datetime) -> Iterator[str]:
-    """A warning for each model that knows outcomes from after `at`: its history is never turned back."""
-    for merchant_id, merchant in sorted(merchants.now.items()):
-        if merchant.model is not None and merchant.model.known_until > at.timestamp():
-            known = datetime.fromtimestamp(merchant.model.known_until, UTC).isoformat(timespec="seconds")
-            asked = at.astimezone(UTC).isoformat(timespec="seconds")
-            told = (
-                f"{merchant_id}: asked about {asked}, but version {merchant.model.version} knows outcomes until {known}"
-            )
-            yield f"{told}: a what-if, no replay of what would have been answered then"
+class Notes:
+    """Says what a reader of the answers should know of each merchant that is asked for, once."""
+
+    def __init__(self, merchants: Merchants, at: datetime | None, progress: Callable[[str], None]):
+        self.merchants, self.at, self.progress = merchants, at, progress
+        self.told: set[str] = set()
+
+    def __call__(self, merchant_id: str) -> None:
+        """One line of what could not be loaded, and one where the history does not belong to `at`."""
+        merchant = self.merchants.get(merchant_id)
+        if merchant_id in self.told or merchant is None:
+            return
+        self.told.add(merchant_id)
+        if merchant.problems:
+            self.progress(f"{merchant_id}: {'; '.join(merchant.problems.values())}")
+        if self.at is not None and merchant.model is not None:
+            newest = max(merchant.model.known_until, self.merchants.newest.get(merchant_id, 0.0))
+            for warning in off_history(merchant.model.version, merchant.model.known_until, newest, self.at):
+                self.progress(f"{merchant_id}: {warning}")
+
+
+def off_history(
+    version: str,
+    trained: float,  # epoch seconds of the newest outcome that the release knows
+    newest: float,  # the same, feedback since then included
+    at: datetime,
+) -> Iterator[str]:
+    """A warning when the release knows outcomes from after `at`, or when the newest one is over a day older."""
+    asked, moment = at.astimezone(UTC).isoformat(timespec="seconds"), at.timestamp()
+    if trained > moment:
+        told = f"asked about {asked}, but version {version} knows outcomes until {utc(trained)}"
+        yield f"{told}: a what-if, no replay of what would have been answered then"
+    elif moment - newest > OLD_S:
+        told = f"asked about {asked}, but the newest outcome known to version {version} is of {utc(newest)}"
+        yield f"{told}: what happens in the {(moment - newest) / 86_400:.1f} days between is not known"
+
+
+def utc(seconds: float) -> str:
+    """Epoch seconds as a moment."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def lines(requests: Path) -> Iterator[tuple[int, bytes]]:
@@ -97,7 +124,7 @@ def lines(requests: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def write_answers(
-    requests: Path, out: Path, answerer: Answerer, now: float, progress: Callable[[str], None]
+    requests: Path, out: Path, answerer: Answerer, now: float, progress: Callable[[str], None], note: Notes
 ) -> tuple[int, int]:
     """Answer line by line into a file beside `out`, which takes its place when every line was answered."""
     part: str | None = None
@@ -105,7 +132,7 @@ def write_answers(
         out.parent.mkdir(parents=True, exist_ok=True)
         handle, part = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            counts = answer_lines(requests, file, answerer, now, progress)
+            counts = answer_lines(requests, file, answerer, now, progress, note)
         os.chmod(part, 0o644)  # mkstemp makes files that only their owner may read
         os.replace(part, out)
         part = None
@@ -118,14 +145,16 @@ def write_answers(
 
 
 def answer_lines(
-    requests: Path, file: TextIO, answerer: Answerer, now: float, progress: Callable[[str], None]
+    requests: Path, file: TextIO, answerer: Answerer, now: float, progress: Callable[[str], None], note: Notes
 ) -> tuple[int, int]:
     """Answer every line, or raise with all lines that cannot be answered."""
     by_model = answers = refused = 0
     faults: list[str] = []
     for number, line in lines(requests):
         try:
-            answer = answerer.answer(parse(PredictRequest, line), now)
+            asked = parse(PredictRequest, line)
+            note(asked.merchant_id)
+            answer = answerer.answer(asked, now)
         except ProblemError as problem:
             refused += 1
             if len(faults) < TOLD:

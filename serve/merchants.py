@@ -82,6 +82,10 @@ class NoChampion(SmartrouterError):
     """No model was promoted yet."""
 
 
+class NoRelease(NoChampion):
+    """No model was trained yet, so none is missing: the static rules are meant to answer."""
+
+
 def champion_version(
     pointer: Path,  # champion.json
 ) -> str:
@@ -89,7 +93,8 @@ def champion_version(
     version = pointed_version(pointer)
     if version is None:
         remedy = "Train and promote a model: smartrouter retrain, then smartrouter models promote"
-        raise NoChampion(f"no champion at {pointer}", "a pointer to a release", remedy)
+        kind = NoChampion if any(pointer.parent.glob("*/manifest.json")) else NoRelease
+        raise kind(f"no champion at {pointer}", "a pointer to a release", remedy)
     return version
 
 
@@ -101,6 +106,7 @@ class Merchants:
         self.now: dict[str, Merchant] = {}
         self.seen: dict[tuple[str, str], tuple[Stamp, float]] = {}  # (merchant, what) -> (stamp, try again at)
         self.last, self.applied = 0, 0
+        self.newest: dict[str, float] = {}  # merchant -> epoch seconds of the newest outcome folded in
         self.lag_s: float | None = None
         self.refused: dict[str, str] = {}  # merchants whose very policy cannot be read
         self.stop = threading.Event()
@@ -191,7 +197,8 @@ class Merchants:
     def tell(self, error: Exception, merchant_id: str, what: str) -> None:
         """Log why something could not be loaded; our own errors explain themselves, others need their place."""
         if isinstance(error, SmartrouterError):
-            self.log.write("warning", "load_failed", merchant=merchant_id, what=what, message=str(error)[:500])
+            level = "info" if isinstance(error, NoRelease) else "warning"
+            self.log.write(level, "load_failed", merchant=merchant_id, what=what, message=str(error)[:500])
         else:
             self.log.failure("load_failed", error, merchant=merchant_id, what=what)
 
@@ -273,6 +280,8 @@ class Merchants:
                 }
             )
             self.applied += 1
+            merchant_id = str(request.get("merchant_id", ""))
+            self.newest[merchant_id] = max(self.newest.get(merchant_id, 0.0), row.known_at)
             self.metrics.applied.inc()
         except Exception as error:
             self.log.failure("outcome_not_applied", error, outcome_id=row.id)

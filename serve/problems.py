@@ -1,12 +1,13 @@
 """Every error of the service as a problem document (RFC 9457): what came, what was expected, what to do."""
 
 import json
+import re
 from typing import Any
 
 from flask import Response, g
 from pydantic import ValidationError
 
-from smartrouter.core.cards import CardNumberRefused, find_card_number
+from smartrouter.core.cards import CardNumberRefused
 
 KINDS = {  # slug -> (status, title, what a caller does about it)
     "malformed-json": (400, "The body is not JSON", "Send one JSON object in UTF-8, without NaN or repeated keys."),
@@ -25,6 +26,7 @@ KINDS = {  # slug -> (status, title, what a caller does about it)
     "internal": (500, "The service failed", "Try again; report the request_id when it stays."),
     "store-unavailable": (503, "The store cannot be written", "Send it again after Retry-After: nothing was kept."),
 }
+LONG_NUMBER = re.compile(r"\d(?:[^0-9A-Za-z\[\]]{0,2}\d){12}")  # 13 digits or more, perhaps in groups
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -68,16 +70,21 @@ def respond(problem: ProblemError) -> Response:
     return Response(body, problem.status, problem.headers, content_type=MEDIA_TYPE)
 
 
+def tame(name: str, most: int) -> str | None:
+    """A name that a caller invented, shortened and printable; None where it could hold a card number."""
+    if LONG_NUMBER.search(name):
+        return None
+    return "".join(c if c.isprintable() else "?" for c in name)[:most]
+
+
 def json_path(parts: tuple[Any, ...], root: str = "$") -> str:
     """A JSONPath of pydantic's location; a part that a caller invented is shortened and never holds a card number."""
     path = root
     for part in parts:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif find_card_number(str(part)) is None:
-            path += "." + "".join(c if c.isprintable() else "?" for c in str(part))[:64]
         else:
-            path += ".<key>"
+            path += "." + (tame(str(part), 64) or "<key>")
     return path
 
 
@@ -108,8 +115,7 @@ def invalid(error: ValidationError, root: str = "$") -> ProblemError:
 
 def card_number(error: CardNumberRefused) -> ProblemError:
     """The problem of a request that holds a card number; its digits are not repeated, not even masked."""
-    path = error.path if find_card_number(error.path) is None else "$"
-    path = "".join(c if c.isprintable() else "?" for c in path)[:200]
+    path = tame(error.path, 200) or "$"
     return ProblemError(
         "card-number", f"A full card number was found at {path}", [{"path": path, "reason": "full card number"}]
     )

@@ -367,13 +367,13 @@ def models_review(version: str | None, against: str | None, params_file: Path | 
     its HTML and <run id>.result.json below reports/out/model_review/. Exit code 0: promote or keep is recommended;
     1: look closer; 2: wrong input, such as an unknown version.
     """
-    from smartrouter.retrain.review import begin
+    from smartrouter.retrain.review import ready
     from smartrouter.retrain.run import report_path, run
 
     now, given = settings(), {"version": version, "against": against}
     path = params_file or now.params / "model_review" / "embedded.yaml"
     asked = {name: value for name, value in given.items() if value is not None}
-    result = run(path, now, say, report_path("model_review"), check=begin, given=asked)
+    result = run(path, now, say, report_path("model_review"), check=ready, given=asked)
     click.echo(f"{result.verdict}\nreport {result.html}")
     if result.exit_code:
         raise SystemExit(result.exit_code)
@@ -394,7 +394,8 @@ def predict(requests: Path, out: Path, at: datetime | None) -> None:
     recorded. A line that the service would refuse refuses the file, and nothing is written.
 
     --at asks what if it were another moment, with the history that the release and the feedback since then know. It
-    is no replay of the past: a warning names both times when the release knows outcomes from after that moment.
+    is no replay of the past: a warning names both times when the release knows outcomes from after that moment, or
+    when the newest outcome is more than a day older.
     """
     from serve.batch import rank_file
 

@@ -81,7 +81,7 @@ def release_scorer(
 
 # %% ../../nbs/retrain/choices.ipynb #open_routes
 def open_routes(
-    frame: pd.DataFrame,  # brand, currency, eligible ("A|B", empty or null: unknown) of logged attempts
+    frame: pd.DataFrame,  # brand, currency, and perhaps eligible ("A|B", empty or null: unknown)
     policy: MerchantPolicy,
     codes: list[str],  # processors that the model ranks
 ) -> np.ndarray:
@@ -93,7 +93,8 @@ def open_routes(
         allowed[brand, currency] = [code in may and not forced for code in codes]
     pairs = zip(frame["brand"].fillna(""), frame["currency"].fillna(""), strict=True)
     table = np.array([allowed[pair] for pair in pairs], dtype=bool).reshape(len(frame), len(codes))
-    told = [set(text.split("|")) if text else None for text in frame["eligible"].fillna("")]
+    names = frame["eligible"].fillna("") if "eligible" in frame else [""] * len(frame)
+    told = [set(text.split("|")) if text else None for text in names]
     return table & np.array([[t is None or c in t for c in codes] for t in told], dtype=bool).reshape(table.shape)
 
 # %% ../../nbs/retrain/choices.ipynb #LOGGED

@@ -22,7 +22,6 @@ from smartrouter.evaluation.bless import (
     champion_checks,
     checks_frame,
     compared,
-    greedy,
     latency_checks,
     lift_check,
     lift_of,
@@ -30,6 +29,7 @@ from smartrouter.evaluation.bless import (
     outcomes_of,
     quality_checks,
 )
+from smartrouter.evaluation.compare import greedy
 from smartrouter.evaluation.metrics import MetricRefused, expected_calibration_error, reliability
 
 RNG = np.random.default_rng(7)
@@ -183,7 +183,7 @@ def test_payments_that_the_champion_was_trained_on_are_not_held_against_the_cand
 
 def test_the_policy_never_takes_a_route_that_is_not_open():
     p = np.array([[0.2, np.nan, 0.9], [0.5, 0.5, np.nan], [np.nan, 0.01, np.nan]])
-    assert greedy(p).tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
+    assert greedy(p, np.isfinite(p)).tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
 
 
 def test_a_slow_runtime_fails_and_a_busy_moment_does_not():

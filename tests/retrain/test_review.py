@@ -8,6 +8,7 @@ import pytest
 
 from smartrouter.evaluation.metrics import log_loss_difference, score
 from smartrouter.retrain import reroute, review
+from smartrouter.retrain.choices import open_routes
 from smartrouter.retrain.review import Pair, by_chance, decide, held_out, latency_frame, seen_until
 from smartrouter.retrain.verdict import Comparison
 from smartrouter.rules.policy import parse_policy
@@ -70,9 +71,23 @@ def test_better_on_the_whole_and_worse_in_a_slice_needs_a_person():
     assert decision == "look closer" and "worse than version 1 at processor MIT" in reasons[0]
 
 
+def test_many_worse_slices_are_three_and_a_count_the_worst_first():
+    row = {"slice": "bank", "n": 300, "worse": True, "better": False}
+    rows = [row | {"value": f"b{i}", "difference": 0.01 + i / 1_000} for i in range(18)]
+    _, reasons = decide(Pair(None, None, False), comparison(TRUTH, BOLD, pd.DataFrame(rows)), [])
+    assert reasons[0].startswith("worse than version 1 at bank b17 (+0.0270 on 300 rows), bank b16")
+    assert reasons[0].endswith("and 15 more (slices table)") and reasons[0].count("rows)") == 3
+
+
+def test_a_live_version_is_kept_and_said_to_be_live_also_where_it_is_better():
+    for found in (comparison(TRUTH, BOLD), comparison(TRUTH, TRUTH), Comparison(None, "it is the first version")):
+        decision, reasons = decide(Pair(None, None, True), found, [])
+        assert decision == "keep" and reasons[0] == "it is live already"
+
+
 def test_without_another_version_a_sound_one_is_promoted():
-    alone = Comparison(None, "there is no other version")
-    assert decide(Pair(None, None, True), alone, [])[0] == "promote"
+    alone = Comparison(None, "it is the first version")
+    assert decide(Pair(None, None, False), alone, []) == ("promote", ["it is the first version", "it is sound"])
     assert decide(Pair(None, None, True), alone, ["AUC 0.5"]) == ("look closer", ["AUC 0.5"])
 
 
@@ -113,7 +128,14 @@ default_order: [A, B, C]
 
 def test_nobody_competes_where_a_hard_rule_decides_or_a_fact_is_missing():
     frame = pd.DataFrame({"brand": ["VISA", "VISA", "AMEX", None], "currency": ["MXN", "USD", "MXN", "MXN"]})
-    assert reroute.allowed(POLICY, frame, ("A", "B")).tolist() == [[1, 1], [1, 0], [0, 0], [0, 0]]
+    assert open_routes(frame, POLICY, ["A", "B"]).tolist() == [[1, 1], [1, 0], [0, 0], [0, 0]]
+    assert open_routes(frame[:0], POLICY, ["A", "B"]).shape == (0, 2)
+
+
+def test_the_logged_list_narrows_what_the_policy_allows_and_never_widens_it():
+    facts = {"brand": ["VISA"] * 4, "currency": ["MXN", "MXN", "MXN", "USD"]}
+    frame = pd.DataFrame(facts | {"eligible": ["B", "", None, "A|B"]})
+    assert open_routes(frame, POLICY, ["A", "B"]).tolist() == [[0, 1], [1, 1], [1, 1], [1, 0]]
 
 
 def logged(n=N, explored=0.5, **more):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import serve.batch
-from serve.batch import RequestsRefused, rank_file
+from serve.batch import RequestsRefused, off_history, rank_file
 from smartrouter.core.files import CannotWrite
 
 FACTS = ("ranking", "excluded", "decision", "model")
@@ -129,6 +129,33 @@ def test_a_moment_before_the_end_of_the_history_is_called_a_what_if(settings, gi
         told = [line for line in told if "what-if" in line]
         assert done.answers == 200 and len(told) == warnings
     assert "2026-04-01T11:00:00+00:00" in told[0] and "2026-04-01T12:00:00+00:00" in told[0]
+
+
+def test_a_moment_long_after_the_newest_outcome_is_said(settings, given, promote, tmp_path, monkeypatch):
+    known = datetime(2026, 4, 1, 12, tzinfo=UTC)
+    promote("1")
+    monkeypatch.setattr(serve.batch, "load_model", lambda folder: StandIn(known_until=known.timestamp()))
+    for days, warnings in ((0, 0), (1, 0), (3, 1)):
+        told = []
+        rank_file(given, tmp_path / "out.jsonl", settings, told.append, known + timedelta(days=days))
+        told = [line for line in told if "newest outcome" in line]
+        assert len(told) == warnings
+    assert told[0].startswith("volaris: asked about 2026-04-04T12:00:00+00:00") and "3.0 days" in told[0]
+
+
+def test_feedback_makes_the_history_newer():
+    at = datetime(2026, 4, 4, tzinfo=UTC)
+    day = at.timestamp() - 86_400
+    assert not list(off_history("1", day - 5 * 86_400, day, at)) and list(off_history("1", 0.0, day - 1, at))
+
+
+def test_what_could_not_be_loaded_is_one_line_and_only_of_merchants_asked_for(settings, given, tmp_path):
+    (tmp_path / "merchants").mkdir()
+    policy = (settings.params / "merchants" / "volaris.yaml").read_text().replace("volaris", "otra")
+    (tmp_path / "merchants" / "otra.yaml").write_text(policy)
+    told = []
+    rank_file(given, tmp_path / "out.jsonl", settings, told.append)
+    assert len(told) == 1 and told[0].startswith("volaris: ") and "no champion at" in told[0]
 
 
 def test_a_slow_model_is_waited_for(settings, given, promote, tmp_path, monkeypatch, payments):

@@ -147,6 +147,23 @@ def test_ids_with_letters_pass(client, identifier):
     assert client.post(PREDICT, json=base() | {"transaction_id": identifier}).status_code == 200
 
 
+@pytest.mark.parametrize("front", ["x", "cardNumber_", "ref", "\uff34"])
+@pytest.mark.parametrize("digits", [13, 16, 19])
+def test_a_field_name_with_a_long_number_is_not_echoed_also_behind_letters(client, front, digits):
+    number = ("4111" + "2" * 15)[:digits]
+    for body in (base() | {front + number: 1}, base() | {front + spaced(number, "-"): {"a": 1}}):
+        answer = client.post(PREDICT, json=body)
+        assert answer.status_code == 422 and answer.json["errors"][0]["path"] == "$.<key>"
+        assert "2222" not in answer.text
+    assert client.post(PREDICT, json=base() | {"x4111": 1}).json["errors"][0]["path"] == "$.x4111"
+
+
+def test_a_field_name_beside_a_card_number_is_not_echoed_either(client):
+    number = with_check_digit("411111222233344")
+    answer = client.post(PREDICT, json=base() | {f"x{number}": number})
+    assert answer.status_code == 422 and number[3:-3] not in answer.text
+
+
 json_values = st.recursive(
     st.none()
     | st.booleans()

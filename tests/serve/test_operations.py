@@ -97,6 +97,22 @@ def test_another_merchant_needs_a_policy_file_and_no_code(client, payment, tmp_p
     assert client.post(PREDICT, json=payment).json["decision"]["fallback_reason"] == "model_missing"
 
 
+def test_a_merchant_without_any_release_is_no_warning_and_one_whose_champion_is_gone_is(
+    client, payment, tmp_path, logfile, promote
+):
+    (tmp_path / "merchants").mkdir()
+    policy = (ROOT / "params" / "merchants" / "volaris.yaml").read_text().replace("volaris", "otra")
+    (tmp_path / "merchants" / "otra.yaml").write_text(policy)
+    (tmp_path / "releases" / "processor_selector.volaris" / "champion.json").unlink()
+
+    def levels():
+        lines = [json.loads(line) for line in logfile.read_text().splitlines()]
+        return {line["merchant"]: line["level"] for line in lines if line.get("what") == "model" and "merchant" in line}
+
+    until(lambda: {"otra", "volaris"} <= levels().keys() and levels()["volaris"] == "warning")
+    assert levels()["otra"] == "info"
+
+
 def test_the_policy_of_the_home_folder_wins_and_is_followed(settings, make_app, payment, tmp_path):
     (tmp_path / "merchants").mkdir()
     (tmp_path / "merchants" / "Not a name.yaml").write_text("")  # spoils nothing

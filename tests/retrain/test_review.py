@@ -89,7 +89,7 @@ def test_a_live_version_is_kept_and_said_to_be_live_also_where_it_is_better():
 
 def test_without_another_version_a_sound_one_is_promoted():
     alone = Comparison(None, "it is the first version")
-    assert decide(Pair(released(), None, False), alone, []) [1][1:] == ["it is the first version", "it is sound"]
+    assert decide(Pair(released(), None, False), alone, [])[1][1:] == ["it is the first version", "it is sound"]
     assert decide(Pair(released(), None, True), alone, ["AUC 0.5"]) == ("look closer", ["AUC 0.5"])
 
 
@@ -108,9 +108,7 @@ def test_what_the_gate_said_is_a_reason_and_what_it_refused_is_never_recommended
 def test_calibration_is_judged_as_the_gate_judges_it():
     models = tuple(SimpleNamespace(name=name) for name in ("version 2", "version 1"))
     frame = pd.DataFrame({"processor": np.where(np.arange(N) % 40, "A", "B")})
-    evidence = SimpleNamespace(
-        models=models, y=Y, frame=frame, said={"version 2": TRUTH, "version 1": TRUTH**3}
-    )
+    evidence = SimpleNamespace(models=models, y=Y, frame=frame, said={"version 2": TRUTH, "version 1": TRUTH**3})
     found = calibration_frame(SimpleNamespace(job=SimpleNamespace(plan=Bounds())), evidence)
     assert found.groupby("model")["passed"].all().to_dict() == {"version 2": True, "version 1": False}
     assert found["group"].tolist() == ["all", "A"] * 2  # B has too few

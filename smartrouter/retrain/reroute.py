@@ -157,7 +157,7 @@ def choices(
     pscore = chances[np.arange(len(rows)), action]
     return Choices(actions, frame, may, action, evidence.y[rows], pscore, said, sent, note, check, refused)
 
-
+# %% ../../nbs/retrain/reroute.ipynb #propensity_frame
 def propensity_frame(
     made: Choices,
 ) -> pd.DataFrame:

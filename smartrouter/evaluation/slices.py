@@ -65,12 +65,11 @@ def pooled(
     values: pd.Series,  # one slice column
     least: int,  # rows that a value needs to stand alone
 ) -> pd.Series:
-    """Replace rare values by one pooled value."""
+    """Replace rare values by one pooled value; one that is rare alone is marked as few."""
     counts = values.value_counts()
     rare = counts.index[(counts < least) | (np.arange(len(counts)) >= MOST_CELLS)]
-    if len(rare) < 2:
-        return values
-    return values.where(~values.isin(rare), f"{len(rare)} rare values")
+    alone = f"{rare[0]} (few)" if len(rare) == 1 and counts[rare[0]] < least else None
+    return values.where(~values.isin(rare), alone or f"{len(rare)} rare values") if alone or len(rare) > 1 else values
 
 # %% ../../nbs/evaluation/slices.ipynb #LEAST_FOR_AUC
 LEAST_FOR_AUC = 30
@@ -91,6 +90,7 @@ def auc_deviation(
 def cell(
     y: np.ndarray,  # labels of the cell
     p: np.ndarray,  # probabilities of the cell
+    orders: ArrayLike | None = None,  # order ids, for the log loss's interval; None: all rows independent
 ) -> dict[str, float | int | None]:
     """Metrics of one cell, with 95 % intervals."""
     rate = wilson(int(y.sum()), len(y))
@@ -99,7 +99,9 @@ def cell(
     ones, losses = int(y.sum()), log_losses(y, p)
     auc = score(y, p).auc if min(ones, len(y) - ones) >= LEAST_FOR_AUC else None
     about = REACH * auc_deviation(auc, ones, len(y) - ones) if auc is not None else None
-    sway = REACH * float(losses.std()) / np.sqrt(len(y))
+    several = len(y) > 1 if orders is None else len(np.unique(np.asarray(orders))) > 1
+    loss = mean_difference(losses, orders) if several else None
+    loss = loss if loss is not None and loss.high > loss.low else None
     return {
         "n": len(y),
         "came": rate.estimate,
@@ -111,8 +113,8 @@ def cell(
         "gap_high": (excess + REACH * spread) / len(y),
         "z": excess / spread if spread > 0 else 0.0,
         "log_loss": float(losses.mean()),
-        "log_loss_low": float(losses.mean() - sway),
-        "log_loss_high": float(losses.mean() + sway),
+        "log_loss_low": None if loss is None else loss.low,
+        "log_loss_high": None if loss is None else loss.high,
         "auc": auc,
         "auc_low": None if auc is None or about is None else auc - about,
         "auc_high": None if auc is None or about is None else min(auc + about, 1.0),
@@ -120,7 +122,7 @@ def cell(
 
 # %% ../../nbs/evaluation/slices.ipynb #slice_scores
 def slice_scores(
-    frame: pd.DataFrame,  # attempts frame, one row a label
+    frame: pd.DataFrame,  # attempts frame, one row a label; with order_id: see `cell`
     y: ArrayLike,  # labels, 1 = approved
     p: ArrayLike,  # probabilities
     by: Sequence[str] = SLICES,  # slice columns
@@ -131,7 +133,9 @@ def slice_scores(
     if len(frame) != len(labels):
         raise SliceRefused(f"{len(frame)} rows and {len(labels)} labels", "as many", "Pass the rows that were scored")
     cells = cells_of(frame, by, least)
-    table = pd.DataFrame([{"slice": s, "value": v, **cell(labels[at], probabilities[at])} for s, v, at in cells])
+    orders = np.asarray(frame.get("order_id", np.arange(len(frame))))
+    found = [{"slice": s, "value": v, **cell(labels[at], probabilities[at], orders[at])} for s, v, at in cells]
+    table = pd.DataFrame(found).astype({name: float for name in ("log_loss_low", "log_loss_high")})
     bound = stats.norm.ppf(1 - 0.01 / 2 / len(table))
     table["off"] = (table["z"].abs() > bound) & (table["gap"].abs() >= 0.01) & (table["n"] >= least)
     return table.sort_values(["slice", "n"], ascending=[True, False], kind="stable").reset_index(drop=True)

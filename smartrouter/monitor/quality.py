@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEEDED', 'WORDS', 'RANGES', 'WENT_DARK', 'THIN', 'ExtractRefused', 'Check', 'Gate', 'require', 'type_faults',
-           'column_faults', 'failure_lines', 'missing_checks', 'range_checks', 'label_checks', 'delay_checks',
-           'time_checks', 'gate']
+           'column_faults', 'failure_lines', 'missing_checks', 'range_checks', 'propensity_checks', 'label_checks',
+           'delay_checks', 'time_checks', 'gate']
 
 # %% ../../nbs/monitor/quality.ipynb #imports
 import warnings
@@ -197,6 +197,19 @@ def range_checks(
         ),
     ]
 
+# %% ../../nbs/monitor/quality.ipynb #propensity_checks
+def propensity_checks(
+    table: pa.Table,  # the extract
+    bounds: Gate,
+) -> list[Check]:
+    """One check: the propensity of a choice that was made is above 0, where it is logged."""
+    logged = table["propensity"].drop_null().to_numpy() if "propensity" in table.column_names else np.zeros(0)
+    share = float(np.mean(logged == 0)) if len(logged) else 0.0
+    level = "error" if share > bounds.most_odd else "warning"
+    told = f"0 in {share:.2%} of {len(logged):,} choices that were made" if share else "none is 0"
+    few = f"above 0: up to {bounds.most_odd:.1%} are left out of what is estimated from the log"
+    return [Check("propensity", level, share == 0, told if len(logged) else "none is logged", few)]
+
 # %% ../../nbs/monitor/quality.ipynb #label_checks
 def label_checks(
     frame: pd.DataFrame,  # the needed columns
@@ -292,5 +305,5 @@ def gate(
     ]
     if not frame.size or typed or set(here) != set(NEEDED):
         return found
-    found += missing_checks(table, bounds) + range_checks(table, bounds)
+    found += missing_checks(table, bounds) + range_checks(table, bounds) + propensity_checks(table, bounds)
     return found + label_checks(frame, bounds) + delay_checks(frame, bounds) + time_checks(frame, bounds)

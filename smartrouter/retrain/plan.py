@@ -68,7 +68,7 @@ class Training(Window):
     deep_batch: int = Field(default=2048, ge=16, le=65_536)  # rows a step
     deep_rate: float = Field(default=0.003, gt=0, le=0.1)  # first learning rate
     deep_dropout: float = Field(default=0.3, ge=0, lt=0.9)  # share of the hidden units left out
-    refit: bool = True  # the candidate is trained once more with the calibration rows, and keeps its calibration
+    refit: bool = True  # the candidate is trained once more with the calibration rows, and keeps slope and common bias
     seed: int = Field(default=7, ge=0, le=2**31 - 1)
 
 # %% ../../nbs/retrain/plan.ipynb #Choosing

@@ -136,6 +136,16 @@ class Candidate:
         """The family, and whether it was refit."""
         return f"{self.family}, refit" if self.fitted.facts.get("refit") else self.family
 
+    @property
+    def device(self) -> str:
+        """Where it was trained: GPU when TensorFlow saw one and the family trains with it, else CPU."""
+        return str(self.fitted.facts.get("device", "CPU"))
+
+    @property
+    def told(self) -> str:
+        """Family, seconds and device of its training, for a line of progress."""
+        return f"{self.family} in {self.seconds:.0f} s on {self.device}"
+
 
 def train(
     job: Job,

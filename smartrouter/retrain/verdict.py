@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LEAST_COMPARED', 'MOST_REASONS', 'MOST_REFERENCE', 'COLOURS', 'compare', 'fingerprint', 'comparison_frame',
-           'slice_frame', 'score_frame', 'examine', 'Verdict', 'judge', 'model_card', 'slice_lines', 'interval_line',
-           'blessing_lines', 'limits', 'Published', 'publish', 'blessed_tags', 'record_runs', 'write_candidate',
-           'Result', 'finish']
+           'slice_frame', 'score_frame', 'examine', 'Verdict', 'judge', 'model_card', 'families_frame', 'family_lines',
+           'slice_lines', 'training_line', 'interval_line', 'blessing_lines', 'limits', 'Published', 'publish',
+           'blessed_tags', 'training_facts', 'record_runs', 'write_candidate', 'Result', 'finish']
 
 # %% ../../nbs/retrain/verdict.ipynb #imports
 import html
@@ -120,9 +120,10 @@ def examine(
     latency = measure_latency(candidate_scorer(data, candidate).runtime.probabilities, data.X[last][:1000])
     rng = np.random.default_rng(job.plan.seed)
     log = logged_choices(job, data, table, candidate, comparison.release, rng)
-    at = tested_rows(data, table)["processor"].to_numpy()
-    tested = Scored(data.y[last], candidate.p_test, at, float(data.y[early].mean()))
-    return bless(tested, latency, job.plan, comparison, log)
+    rows = tested_rows(data, table)
+    at, orders, rate = rows["processor"].to_numpy(), rows["order_id"].to_numpy(), float(data.y[early].mean())
+    tested = Scored(data.y[last], candidate.p_test, at, rate, orders)
+    return bless(tested, latency, job.plan, comparison, log, job.plan.seed)
 
 # %% ../../nbs/retrain/verdict.ipynb #Verdict
 @dataclass(frozen=True)
@@ -164,10 +165,11 @@ def model_card(
     table: "pa.Table",
     candidate: Candidate,
     verdict: Verdict,
+    families: pd.DataFrame | None = None,  # of `families_frame`
 ) -> str:
     """The card as Markdown."""
     _, _, last = data.splits.masks(data.at_ms)
-    result, refit = score(data.y[last], candidate.p_test), candidate.fitted.facts.get("refit")
+    result = score(data.y[last], candidate.p_test)
     top = [f"| {r.feature} | {r.family} | {r.share:.1%} |" for r in importance(candidate, 15).itertuples()]
     periods = [f"| {r.part} | {r.rows:,} | {r[4]:%Y-%m-%d} to {r[5]:%Y-%m-%d} |" for r in parts(data).itertuples()]
     return "\n".join(
@@ -176,16 +178,16 @@ def model_card(
             f"\n{candidate.family} model of the probability that a processor approves one attempt of {job.merchant}.",
             "\n## Use\nTo rank the eligible processors of one payment. Not to judge a person, nor to price anything.",
             f"\n## Made of\nsmartrouter {smartrouter.__version__}, feature contract {data.contract},",
-            f"data {data.digest[:16]}.",
+            f"data {data.digest[:16]}, trained on {candidate.device}.",
             "\n| part | attempts | period |\n| --- | --- | --- |",
             *periods,
-            ("\nTrained once more with the calibration rows, its calibration kept." if refit else "")
-            + interval_line(candidate.bounds),
+            training_line(candidate) + interval_line(candidate.bounds),
             f"\n## Quality on the test attempts\nAUC {result.auc or 0:.4f}, log loss {result.log_loss:.4f},",
             f"Brier {result.brier:.4f}, calibration error {result.ece:.4f}. Verdict: {verdict.text}.",
             "\n| slice | attempts | came | said | log loss | AUC | off |\n| --- | --- | --- | --- | --- | --- | --- |",
             *slice_lines(slices(data, table, candidate)),
             *(blessing_lines(verdict.blessing) if verdict.blessing else []),
+            *([] if families is None else family_lines(families)),
             "\n## Limits",
             *limits(verdict.blessing),
             "\n## What it looks at\n| feature | family | share |\n| --- | --- | --- |",
@@ -194,17 +196,61 @@ def model_card(
         ]
     )
 
+# %% ../../nbs/retrain/verdict.ipynb #families_frame
+def families_frame(
+    data: "Dataset",
+    candidates: Sequence[Candidate],
+) -> pd.DataFrame:
+    """One row a candidate: metrics on the test rows, latency for four rows as packaged, training seconds and device."""
+    _, _, last = data.splits.masks(data.at_ms)
+    y, X, rows = data.y[last], data.X[last][:1000], []
+    for one in candidates:
+        found = score(y, one.p_test)
+        speed = measure_latency(candidate_scorer(data, one).runtime.probabilities, X)
+        row = {"family": one.label, "log_loss": found.log_loss, "auc": found.auc, "ece": found.ece}
+        row |= {"median_ms": speed.median_ms, "p99_ms": speed.p99_ms, "seconds": one.seconds, "device": one.device}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def family_lines(
+    families: pd.DataFrame,  # of `families_frame`
+) -> list[str]:
+    """The card's table of families."""
+    head = "\n## Families of this training\n| family | log loss | AUC | median ms | p99 ms | seconds | device |"
+    return [
+        f"{head}\n| --- | --- | --- | --- | --- | --- | --- |",
+        *(
+            f"| {r.family} | {r.log_loss:.4f} | {'' if pd.isna(r.auc) else f'{r.auc:.4f}'} "
+            f"| {r.median_ms:.3f} | {r.p99_ms:.3f} | {r.seconds:.0f} | {r.device} |"
+            for r in families.itertuples()
+        ),
+    ]
+
 # %% ../../nbs/retrain/verdict.ipynb #slice_lines
 def slice_lines(
     cells: pd.DataFrame,  # of `steps.slices`
 ) -> list[str]:
-    """Rows of the card's table of slices, log loss with its 95 % interval."""
-    return [
-        f"| {r.slice} {r.value} | {r.n:,} | {r.came:.3f} | {r.said:.3f} "
-        f"| {r.log_loss:.3f} ({r.log_loss_low:.3f} to {r.log_loss_high:.3f}) "
-        f"| {'' if pd.isna(r.auc) else f'{r.auc:.3f}'} | {'yes' if r.off else ''} |"
+    """Rows of the card's table of slices, log loss with its 95 % interval where it has one."""
+    arms = [
+        "" if pd.isna(r.log_loss_low) else f" ({r.log_loss_low:.3f} to {r.log_loss_high:.3f})"
         for r in cells.itertuples()
     ]
+    return [
+        f"| {r.slice} {r.value} | {r.n:,} | {r.came:.3f} | {r.said:.3f} "
+        f"| {r.log_loss:.3f}{arm} "
+        f"| {'' if pd.isna(r.auc) else f'{r.auc:.3f}'} | {'yes' if r.off else ''} |"
+        for r, arm in zip(cells.itertuples(), arms, strict=True)
+    ]
+
+
+def training_line(
+    candidate: Candidate,
+) -> str:
+    """The card's sentence on a second training, if there was one."""
+    if not candidate.fitted.facts.get("refit"):
+        return ""
+    return "\nTrained once more with the calibration rows, its calibration kept: slope and one common bias."
 
 
 def interval_line(
@@ -264,13 +310,14 @@ def publish(
         return Published()
     registry = versions.open_registry(job.settings)
     candidates = [chosen if one.family == chosen.family else one for one in candidates]  # as it is published
-    runs = record_runs(job, data, table, candidates, registry, now)
+    families = families_frame(data, candidates)
+    runs = record_runs(job, data, table, candidates, families, registry, now)
     if verdict.decision == "reject" or verdict.copy:
         return Published(run_ids=runs)
     Path(job.settings.home).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=job.settings.home, prefix=".release-") as scratch:
         release = Path(scratch) / "release"
-        write_candidate(job, data, table, chosen, verdict, release)
+        write_candidate(job, data, table, chosen, verdict, families, release)
         tags = {"family": chosen.family, "verdict": verdict.decision} | blessed_tags(verdict.blessing)
         version = versions.register(registry, job.name, release, runs[chosen.family], tags)
     if verdict.decision == "promote":
@@ -290,12 +337,24 @@ def blessed_tags(
     failed = "; ".join(c.sentence for c in blessing.checks if not c.passed)
     return {BLESSED: "yes" if blessing.blessed else "no", "reasons": failed[:MOST_REASONS]}
 
+# %% ../../nbs/retrain/verdict.ipynb #training_facts
+def training_facts(
+    verdict: Verdict,
+    families: pd.DataFrame,  # of `families_frame`
+) -> dict[str, Any]:
+    """What a release keeps of its training for a later review: blessing, the gate's checks, the families."""
+    checks = verdict.blessing.checks if verdict.blessing else ()
+    told = [{"check": c.name, "passed": bool(c.passed), "found": c.found, "expected": c.expected} for c in checks]
+    kept = families.astype(object).where(families.notna(), None).to_dict("records")
+    return blessed_tags(verdict.blessing) | {"checks": told, "families": kept}
+
 # %% ../../nbs/retrain/verdict.ipynb #record_runs
 def record_runs(
     job: Job,
     data: "Dataset",
     table: "pa.Table",
     candidates: Sequence[Candidate],
+    families: pd.DataFrame,  # of `families_frame`, in the order of the candidates
     registry: Any,  # registry.versions.Registry
     now: datetime,  # UTC
 ) -> dict[str, str]:
@@ -307,9 +366,10 @@ def record_runs(
     source = Path(str(smartrouter.__file__)).parents[1]
     lineage = trace(table, job.merchant, job.settings.warehouse, data.contract, source)
     runs = {}
-    for one in candidates:
+    for one, speed in zip(candidates, families.itertuples(), strict=True):
         metrics = {f"test_{k}": v for k, v in score(data.y[last], one.p_test).as_dict().items()}
         metrics |= {"train_rows": float(one.fitted.facts["rows"]), "seconds": one.seconds}
+        metrics |= {"latency_median_ms": speed.median_ms, "latency_p99_ms": speed.p99_ms}
         params = job.plan.model_dump() | {"family": one.family, "dataset_digest": data.digest}
         runs[one.family] = log_run(registry, job.name, one.family, params, metrics, lineage, now)
     return runs
@@ -324,6 +384,7 @@ def write_candidate(
     table: "pa.Table",
     chosen: Candidate,
     verdict: Verdict,
+    families: pd.DataFrame,  # of `families_frame`
     folder: Path,  # must not exist
 ) -> None:
     """Write the release folder of the candidate, without a version."""
@@ -341,8 +402,8 @@ def write_candidate(
         data=data,
         learnt=learnable_processors(table, job.policy, job.plan),
         metrics=score(data.y[last], chosen.p_test).as_dict(),
-        card=model_card(job, data, table, chosen, verdict),
-        facts={"warehouse_rows": table.num_rows, "verdict": verdict.text} | blessed_tags(verdict.blessing),
+        card=model_card(job, data, table, chosen, verdict, families),
+        facts={"warehouse_rows": table.num_rows, "verdict": verdict.text} | training_facts(verdict, families),
         reference=reference_of(data.X[rows], requests, data.contract),
         bounds=chosen.bounds,
     )

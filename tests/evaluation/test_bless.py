@@ -1,6 +1,7 @@
 """The gate: each check fails on a candidate that was spoiled on purpose, and passes on a good one."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,9 @@ from smartrouter.evaluation.bless import (
     compared,
     latency_checks,
     lift_check,
+    lift_of,
     measure_latency,
+    outcomes_of,
     quality_checks,
 )
 from smartrouter.evaluation.compare import greedy
@@ -213,3 +216,36 @@ def test_the_frame_for_the_plot_holds_every_number_with_its_bound():
 def test_bounds_that_make_no_sense_are_refused(values):
     with pytest.raises(ValidationError):
         Bounds(**values)
+
+
+def test_a_candidate_is_not_valued_by_its_own_promises():
+    log = logged(good=False)
+    boast = Logged(log.reward, log.action, log.pscore, np.where(log.p == log.p.max(1, keepdims=True), 0.999, 0.001))
+    every = np.ones(N, bool)
+    best = boast.p.argmax(axis=1)
+    came = log.reward[(log.action == best)].mean()
+    alone = outcomes_of(boast, every, 7)[np.arange(N), best].mean()
+    assert abs(alone - came) < 0.02  # what it promises is 0.999
+    halved = outcomes_of(replace(boast, champion=np.full((N, 3), 0.5)), every, 7)
+    assert halved == pytest.approx((boast.p + 0.5) / 2)
+    assert lift_of(boast, False, 1) == lift_of(boast, False, 1)
+
+
+def test_an_outcome_model_says_nothing_of_a_closed_route_and_does_without_half_a_champion():
+    log = logged()
+    p = np.where((np.arange(3) == 0) & (np.arange(N)[:, None] % 2 == 0) & (log.action != 0)[:, None], np.nan, log.p)
+    half = np.where((np.arange(N) < N // 2)[:, None], np.nan, OLD[:, None] * np.ones(3))
+    found = outcomes_of(replace(log, p=p, champion=half), np.ones(N, bool), 7)
+    assert (found[np.isnan(p)] == 0).all() and ((found > 0) & (found < 1))[np.isfinite(p)].all()
+    unlearnt = np.where(np.arange(3) == 1, np.nan, 0.5 * np.ones((N, 3)))
+    found = outcomes_of(replace(log, champion=unlearnt), np.ones(N, bool), 7)
+    assert found[:, 1] == pytest.approx(log.p[:, 1]) and found[:, 0] == pytest.approx((log.p[:, 0] + 0.5) / 2)
+
+
+def test_attempts_of_one_order_count_as_one_against_the_constant():
+    apart, together = (
+        quality_checks(Scored(Y, TRUTH, AT, 0.66, orders), Bounds())[1] for orders in (None, np.arange(N) // 4)
+    )
+    doubled = Scored(np.repeat(Y, 4), np.repeat(TRUTH, 4), np.repeat(AT, 4), 0.66, np.repeat(np.arange(N), 4))
+    assert together.estimate == apart.estimate
+    assert quality_checks(doubled, Bounds())[1].high == pytest.approx(apart.high)

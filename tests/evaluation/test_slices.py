@@ -10,6 +10,7 @@ from smartrouter.evaluation.slices import (
     SLICES,
     SliceRefused,
     amount_bands,
+    cell,
     holm,
     pooled,
     slice_regressions,
@@ -153,3 +154,32 @@ def test_a_frame_without_slice_columns_is_refused():
 def test_holm_is_that_of_statsmodels(p):
     wanted = multipletests(p, method="holm")[1] if p else []
     assert np.allclose(holm(np.array(p, dtype=float)), wanted)
+
+
+# --- few rows, and orders -------------------------------------------------------------------------------------------
+
+
+def test_a_single_rare_value_is_marked_and_a_frequent_last_one_is_not():
+    values = pd.Series(["MXN"] * 90 + ["USD"] * 60 + ["COP"] * 7)
+    assert pooled(values, least=50).value_counts().to_dict() == {"MXN": 90, "USD": 60, "COP (few)": 7}
+    many = pd.Series(np.repeat([f"{i:06d}" for i in range(MOST_CELLS + 1)], 60))
+    assert not pooled(many, least=50).str.contains("few").any()
+
+
+def test_a_cell_of_one_order_has_no_interval_of_the_log_loss():
+    frame = pd.DataFrame({"currency": ["MXN"] * 60 + ["USD"], "order_id": np.arange(61)})
+    y, p = np.arange(61) % 3 > 0, np.linspace(0.4, 0.8, 61)
+    table = slice_scores(frame, y, p).set_index("value")
+    assert table.loc["USD (few)", ["log_loss_low", "log_loss_high"]].isna().all()
+    assert table.loc["USD (few)", "low"] < table.loc["USD (few)", "high"]
+    assert table.loc["MXN", "log_loss_low"] < table.loc["MXN", "log_loss"] < table.loc["MXN", "log_loss_high"]
+    assert cell(np.ones(5), np.full(5, 0.7), ["a"] * 5)["log_loss_high"] is None
+
+
+def test_attempts_of_one_order_count_as_one_in_the_interval_of_the_log_loss():
+    rng = np.random.default_rng(8)
+    p = np.repeat(rng.beta(6, 3, 500), 4)
+    y = np.repeat((rng.random(500) < p[::4]).astype(float), 4)
+    apart, together = cell(y, p), cell(y, p, np.repeat(np.arange(500), 4))
+    widths = [found["log_loss_high"] - found["log_loss_low"] for found in (apart, together)]
+    assert widths[1] == pytest.approx(2 * widths[0], rel=0.01)

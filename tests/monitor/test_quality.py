@@ -45,7 +45,7 @@ def replaced(name, value, where=range(3)):
 
 def test_a_healthy_extract_passes():
     checks = gate(pa.table(columns()), BOUNDS)
-    assert len(checks) == len({c.name for c in checks}) == 14 and all(c.passed for c in checks)
+    assert len(checks) == len({c.name for c in checks}) == 15 and all(c.passed for c in checks)
     require(checks)
 
 
@@ -62,6 +62,8 @@ def test_a_healthy_extract_passes():
         (replaced("amount", None, range(100)), "missing", "amount in 11.1%"),
         ({"brand": pa.nulls(N, pa.string())}, "missing", "brand in 100.0%"),
         ({"propensity": [1.0] * (N - 5) + [1.2] * 5}, "ranges", "propensity in 0.6%"),
+        ({"propensity": [0.5] * (N - 5) + [0.0] * 5}, "propensity", "0 in 0.56% of 900 choices"),
+        ({"propensity": [None] * (N - 10) + [0.0] + [0.5] * 9}, "propensity", "0 in 10.00% of 10 choices"),
         ({"approved": [True] * N}, "outcomes", "one kind of outcome only: approved"),
         ({"approved": [False] * N}, "outcomes", "one kind of outcome only: declined"),
         ({"approved": [i % 100 > 0 for i in range(N)]}, "outcomes", "the rarer in 1.0%"),
@@ -82,6 +84,12 @@ def test_a_fault_is_found_and_named(changes, check, words):
     assert words in failed(changes)[check]
     with pytest.raises(ExtractRefused, match="champion is unchanged"):
         require(gate(pa.table(columns() | changes), BOUNDS))
+
+
+def test_a_few_choices_without_a_chance_are_told_and_do_not_stop():
+    changes = {"propensity": [0.5] * (N - 2) + [0.0] * 2}
+    assert "0 in 0.22%" in failed(changes, "warning")["propensity"] and not failed(changes)
+    require(gate(pa.table(columns() | changes), BOUNDS))
 
 
 def test_the_same_attempt_under_two_ids_is_found():

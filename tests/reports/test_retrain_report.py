@@ -57,6 +57,11 @@ def test_the_first_run_promotes_a_release_that_loads(first, home, lines):
     assert {"bank", "amount"} <= set(kept["requests"]) and "processor" in kept["features"]
     card = (release.path / "model_card.md").read_text()
     assert "\nBlessed.\n" in card and "| lift over the logged choices | " in card and "| latency, p99 | " in card
+    assert "\n## Families of this training\n" in card and re.search(r", trained on [CG]PU\.", card)
+    assert any(re.search(r"trained \w+ in \d+ s on (CPU|GPU)", line) for line in lines)
+    assert (
+        all(row["p99_ms"] > 0 for row in release.manifest["facts"]["families"]) and release.manifest["facts"]["checks"]
+    )
     assert release.manifest["facts"]["blessed"] == "yes" and first.content["blessed"]
     assert {c["area"] for c in first.content["checks"]} == {"quality", "calibration", "lift", "latency"}
     assert any("attempts extracted" in line for line in lines) and lines[-1].startswith("retrain: promote")

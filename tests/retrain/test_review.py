@@ -1,15 +1,17 @@
 """What a review concludes, on evidence made up for the purpose."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from smartrouter.evaluation.bless import Bounds, Scored, calibration_checks
 from smartrouter.evaluation.metrics import log_loss_difference, score
 from smartrouter.retrain import reroute, review
 from smartrouter.retrain.choices import open_routes
-from smartrouter.retrain.review import Pair, by_chance, decide, held_out, latency_frame, seen_until
+from smartrouter.retrain.review import Pair, calibration_frame, decide, gate_words, held_out, latency_frame, seen_until
 from smartrouter.retrain.verdict import Comparison
 from smartrouter.rules.policy import parse_policy
 
@@ -61,42 +63,57 @@ def test_judged_is_what_neither_has_seen_and_too_little_is_refused():
     ],
 )
 def test_better_is_promoted_anything_less_is_kept_and_worries_come_first(p, other, worries, expected):
-    decision, reasons = decide(Pair(None, None, False), comparison(p, other), worries)
+    decision, reasons = decide(Pair(released(), None, False), comparison(p, other), worries)
     assert decision == expected and any("log loss against version 1" in words for words in reasons)
 
 
 def test_better_on_the_whole_and_worse_in_a_slice_needs_a_person():
     row = {"slice": "processor", "value": "MIT", "n": 300, "difference": 0.02, "worse": True, "better": False}
-    decision, reasons = decide(Pair(None, None, False), comparison(TRUTH, BOLD, pd.DataFrame([row])), [])
+    decision, reasons = decide(Pair(released(), None, False), comparison(TRUTH, BOLD, pd.DataFrame([row])), [])
     assert decision == "look closer" and "worse than version 1 at processor MIT" in reasons[0]
 
 
 def test_many_worse_slices_are_three_and_a_count_the_worst_first():
     row = {"slice": "bank", "n": 300, "worse": True, "better": False}
     rows = [row | {"value": f"b{i}", "difference": 0.01 + i / 1_000} for i in range(18)]
-    _, reasons = decide(Pair(None, None, False), comparison(TRUTH, BOLD, pd.DataFrame(rows)), [])
+    _, reasons = decide(Pair(released(), None, False), comparison(TRUTH, BOLD, pd.DataFrame(rows)), [])
     assert reasons[0].startswith("worse than version 1 at bank b17 (+0.0270 on 300 rows), bank b16")
     assert reasons[0].endswith("and 15 more (slices table)") and reasons[0].count("rows)") == 3
 
 
 def test_a_live_version_is_kept_and_said_to_be_live_also_where_it_is_better():
     for found in (comparison(TRUTH, BOLD), comparison(TRUTH, TRUTH), Comparison(None, "it is the first version")):
-        decision, reasons = decide(Pair(None, None, True), found, [])
+        decision, reasons = decide(Pair(released(), None, True), found, [])
         assert decision == "keep" and reasons[0] == "it is live already"
 
 
 def test_without_another_version_a_sound_one_is_promoted():
     alone = Comparison(None, "it is the first version")
-    assert decide(Pair(None, None, False), alone, []) == ("promote", ["it is the first version", "it is sound"])
-    assert decide(Pair(None, None, True), alone, ["AUC 0.5"]) == ("look closer", ["AUC 0.5"])
+    assert decide(Pair(released(), None, False), alone, [])[1][1:] == ["it is the first version", "it is sound"]
+    assert decide(Pair(released(), None, True), alone, ["AUC 0.5"]) == ("look closer", ["AUC 0.5"])
 
 
-def test_a_calibrated_model_is_within_chance_and_a_bold_one_is_not():
-    from smartrouter.evaluation.metrics import expected_calibration_error, reliability
+@pytest.mark.parametrize(("blessed", "words"), [("yes", "blessed it"), ("no", "--force"), ("unknown", "--force")])
+def test_what_the_gate_said_is_a_reason_and_what_it_refused_is_never_recommended(blessed, words):
+    pair = Pair(released(facts={"blessed": blessed, "reasons": "AUC 0.5" if blessed == "no" else ""}), None, False)
+    decision, reasons = decide(pair, comparison(TRUTH, BOLD), [])
+    assert decision == ("look closer" if blessed == "no" else "promote") and words in reasons[0]
+    assert ("AUC 0.5" in gate_words(pair)) == (blessed == "no")
+    assert decide(pair, comparison(BOLD, TRUTH), [])[0] == "keep"
+    assert decide(replace(pair, live=True), comparison(TRUTH, BOLD), [])[0] == "keep"
+    alone = decide(pair, Comparison(None, "it is the first version"), [])
+    assert alone[0] == decision and gate_words(pair) in alone[1]
 
-    rng = np.random.default_rng(7)
-    assert expected_calibration_error(reliability(Y, BOLD)) > by_chance(BOLD, rng)
-    assert expected_calibration_error(reliability(Y, TRUTH)) < 1.3 * by_chance(TRUTH, rng)
+
+def test_calibration_is_judged_as_the_gate_judges_it():
+    models = tuple(SimpleNamespace(name=name) for name in ("version 2", "version 1"))
+    frame = pd.DataFrame({"processor": np.where(np.arange(N) % 40, "A", "B")})
+    evidence = SimpleNamespace(models=models, y=Y, frame=frame, said={"version 2": TRUTH, "version 1": TRUTH**3})
+    found = calibration_frame(SimpleNamespace(job=SimpleNamespace(plan=Bounds())), evidence)
+    assert found.groupby("model")["passed"].all().to_dict() == {"version 2": True, "version 1": False}
+    assert found["group"].tolist() == ["all", "A"] * 2  # B has too few
+    gate = calibration_checks(Scored(Y, TRUTH, frame["processor"], 0.5), Bounds())
+    assert found["sentence"].tolist()[:2] == [c.sentence for c in gate]
 
 
 def test_latency_is_what_the_clock_says():
@@ -173,15 +190,6 @@ def test_a_log_without_exploration_shows_nothing_and_says_why():
     assert not (lifts["high"] < 0).any()
 
 
-def test_propensities_that_were_not_logged_are_estimated_and_said():
-    made = logged()
-    found, note = reroute.propensities(made.frame, made.action, made.may, 7)
-    assert (found == made.pscore).all() and note == "logged propensities"
-    lacking = made.frame.assign(propensity=made.frame["propensity"].where(made.frame.index % 4 > 0))
-    found, note = reroute.propensities(lacking, made.action, made.may, 7)
-    assert np.abs(found - 0.5).max() < 0.05 and "25% not logged" in note
-
-
 def test_shares_of_traffic_sum_to_one():
     shares = reroute.traffic_frame(logged(), "brand").groupby(["policy", "brand"])["share"].sum()
     assert shares.tolist() == pytest.approx([1.0] * 3)
@@ -192,3 +200,47 @@ def test_without_a_payment_with_a_choice_every_table_is_empty_and_says_so():
     assert reroute.value_frame(none)["note"].str.startswith("not shown: an empty log").all()
     assert reroute.lift_frame(none)["estimate"].isna().all() and reroute.overlap_frame(none).empty
     assert reroute.traffic_frame(none).empty
+
+
+def choices_of(n=600, missing=0, explored=0.3, seed=5):
+    """Frame, action, may and pair of a log of two processors, of which some propensities are missing."""
+    rng = np.random.default_rng(seed)
+    action = (rng.random(n) < explored).astype(np.int64)
+    frame = pd.DataFrame({"brand": "VISA", "currency": "MXN", "propensity": np.where(action, explored, 1 - explored)})
+    frame.loc[: missing - 1, "propensity"] = np.nan
+    return frame, action, np.ones((n, 2), bool), np.ones(n, bool)
+
+
+def test_a_missing_propensity_is_estimated_and_the_logged_ones_stay():
+    frame, action, may, pair = choices_of(missing=6)
+    table, note = reroute.propensities(frame, action, may, pair, 7)
+    made = table[np.arange(600), action]
+    assert (made[6:] == frame["propensity"][6:]).all() and np.isfinite(made).all()
+    assert note == "logged propensities, those of 6 of 600 payments estimated"
+    assert reroute.propensities(*choices_of(missing=600), 7)[1] == "propensities of all 600 payments estimated"
+    assert reroute.propensities(*choices_of(), 7)[1] == "logged propensities"
+
+
+def test_the_chance_of_the_other_is_known_where_two_compete_learnt_or_not():
+    frame, action, may, pair = choices_of()
+    assert reroute.propensities(frame, action, may, pair, 7)[0].sum(axis=1) == pytest.approx(1)
+    table, _ = reroute.propensities(frame, action, may, ~pair, 7)  # a third, not learnt, competes too
+    assert np.isnan(table[np.arange(600), 1 - action]).all()
+    assert reroute.propensity_check(table, action) == (None, "")
+
+
+def test_right_propensities_are_shown_and_wrong_or_impossible_ones_show_no_value():
+    frame, action, may, pair = choices_of()
+    found, refused = reroute.propensity_check(reroute.propensities(frame, action, may, pair, 7)[0], action)
+    assert found.right and refused == ""
+    stale = np.tile([0.95, 0.05], (600, 1))
+    found, refused = reroute.propensity_check(stale, action)
+    assert not found.right and refused.startswith("the propensities are not right: ")
+    none = np.where(np.arange(600)[:, None] < 3, 1 - np.eye(2)[action], 0.5)
+    assert reroute.propensity_check(none, action) == (None, "3 choices whose logged propensity is zero")
+    made = logged(check=found, refused=refused)
+    for frame in (reroute.value_frame(made), reroute.lift_frame(made)):
+        assert frame["estimate"].isna().all() and (frame["note"] == f"not shown: {refused}").all()
+    assert reroute.overlap_frame(made).empty and "ess" in reroute.overlap_frame(made)
+    assert reroute.propensity_frame(made)["processor"].tolist() == ["A", "B"]
+    assert reroute.propensity_frame(logged()).empty

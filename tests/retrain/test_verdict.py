@@ -1,5 +1,6 @@
 """The verdict: what is promoted, kept and rejected, on candidates made up for the purpose."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +20,13 @@ from smartrouter.retrain.verdict import (
     blessed_tags,
     blessing_lines,
     compare,
+    family_lines,
     finish,
     judge,
     limits,
     slice_frame,
+    slice_lines,
+    training_facts,
 )
 
 PARAMS = str(Path(__file__).parents[2] / "params")
@@ -159,3 +163,37 @@ def test_a_version_and_its_card_say_whether_it_was_blessed_and_why_not():
 def test_without_a_comparison_the_table_of_slices_is_empty_and_has_its_columns():
     nothing = slice_frame(Comparison(None, "there is no champion yet"))
     assert nothing.empty and {"cell", "difference", "verdict"} <= set(nothing.columns)
+
+
+FAMILIES = pd.DataFrame(
+    {"family": ["linear", "deep"], "log_loss": [0.6, 0.59], "auc": [0.7, None], "ece": [0.01, 0.02]}
+    | {"median_ms": [0.02, 0.1], "p99_ms": [0.05, 0.3], "seconds": [3.0, 20.0], "device": ["CPU", "GPU"]}
+)
+
+
+def test_the_device_of_a_training_is_said_and_is_the_cpu_where_a_family_knows_no_other():
+    one = candidate(TRUTH)
+    assert (one.device, one.told) == ("CPU", "forest in 1 s on CPU")
+    one.fitted.facts["device"] = "GPU"
+    assert one.told == "forest in 1 s on GPU"
+
+
+def test_the_card_tells_each_family_with_its_latency_and_device():
+    lines = family_lines(FAMILIES)
+    assert lines[1] == "| linear | 0.6000 | 0.7000 | 0.020 | 0.050 | 3 | CPU |"
+    assert lines[2] == "| deep | 0.5900 |  | 0.100 | 0.300 | 20 | GPU |"
+
+
+def test_a_release_keeps_checks_and_families_as_json_for_a_later_review():
+    kept = training_facts(judged(TRUTH, FIRST), FAMILIES)
+    back = json.loads(json.dumps(kept))
+    assert back == kept and back["blessed"] == "yes" and back["families"][1]["auc"] is None
+    assert back["checks"][0]["check"] == "AUC" and back["checks"][0]["passed"] is True
+    assert training_facts(Verdict("keep", ("an example",)), FAMILIES)["checks"] == []
+
+
+def test_a_slice_without_an_interval_has_none_in_the_card():
+    row = {"slice": "bank", "value": "X (few)", "n": 1, "came": 1.0, "said": 0.7, "log_loss": 0.357, "auc": None}
+    bare = pd.DataFrame([row | {"log_loss_low": np.nan, "log_loss_high": np.nan, "off": False}])
+    assert slice_lines(bare) == ["| bank X (few) | 1 | 1.000 | 0.700 | 0.357 |  |  |"]
+    assert "0.357 (0.300 to 0.400)" in slice_lines(bare.assign(log_loss_low=0.3, log_loss_high=0.4))[0]

@@ -121,12 +121,12 @@ def parts(
 # %% ../../nbs/retrain/steps.ipynb #Candidate
 @dataclass(frozen=True)
 class Candidate:
-    """A trained and calibrated model, and its probabilities of the calibration and test rows."""
+    """A trained and calibrated model, and its probabilities of the calibration (crossed) and test rows."""
 
     family: str
     fitted: Any  # models.fitted.Fitted
     calibration: Any  # models.calibrate.Calibration
-    p_calibrate: np.ndarray
+    p_calibrate: np.ndarray  # each half by the calibration of the other half
     p_test: np.ndarray
     seconds: float
 
@@ -184,10 +184,11 @@ def train_one(
         fitted = fit_family(job.plan, family, data.X[early], data.y[early])
     code = data.X[:, FEATURE_NAMES.index("processor")].astype(int)
     raw = fitted.logit(data.X[later])
-    calibration = calibrate.fit(raw, data.y[later], code[later], len(data.lookups.processors))
+    later_rows = raw, data.y[later], code[later], len(data.lookups.processors)
+    calibration = calibrate.fit(*later_rows)
     tested = calibration.apply(fitted.logit(data.X[last]), code[last])
     seconds = time.perf_counter() - began
-    return Candidate(family, fitted, calibration, calibration.apply(raw, code[later]), tested, seconds)
+    return Candidate(family, fitted, calibration, calibrate.crossed(*later_rows), tested, seconds)
 
 # %% ../../nbs/retrain/steps.ipynb #evaluate
 def evaluate(

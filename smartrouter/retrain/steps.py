@@ -163,7 +163,7 @@ def fit_family(
         "forest": lambda: forest.train(X, y, seed=plan.seed, **own("forest_")),
         "mixed": lambda: mixed.train(X, y, seed=plan.seed, **own("mixed_")),
         "deep": lambda: deep.train(X, y, seed=plan.seed, **own("deep_")),
-        "wide_deep": lambda: wide_deep.train(X, y, seed=plan.seed, **own("deep_")),
+        "wide_deep": lambda: wide_deep.train(X, y, seed=plan.seed, **own("wide_deep_")),
     }
     return trainers[family]()
 

@@ -39,7 +39,9 @@ def train(
 
     require_trainable(X, y)
     began = time.perf_counter()
-    learner = ydf.GradientBoostedTreesLearner(
+    used = [names[i] for i in distinct(X) if only is None or names[i] in only]
+    columns = with_unknown(as_columns(X, names, used), unknown_share, seed) | {"__y": y.astype(np.int64)}
+    model = ydf.GradientBoostedTreesLearner(
         label="__y",
         num_trees=trees,
         max_depth=depth,
@@ -52,14 +54,10 @@ def train(
         early_stopping="NONE",
         random_seed=seed,
         num_threads=threads,
-    )
-    used = [names[i] for i in distinct(X) if only is None or names[i] in only]
-    columns = with_unknown(as_columns(X, names, used), unknown_share, seed)
-    model = learner.train(columns | {"__y": y.astype(np.int64)}, verbose=0)
+    ).train(columns, verbose=0)
     parameters = {"trees": trees, "depth": depth, "shrinkage": shrinkage, "min_examples": min_examples}
     facts = parameters | {"columns_ratio": columns_ratio, "row_ratio": row_ratio, "seed": seed, "rows": len(X)}
-    facts |= {"columns": len(used), "unknown_share": unknown_share}
-    facts["seconds"] = round(time.perf_counter() - began, 1)
+    facts |= {"columns": len(used), "unknown_share": unknown_share, "seconds": round(time.perf_counter() - began, 1)}
     return Fitted("forest", as_arrays(model, names), model, facts, importance(model, names), bulk_logit(model, names))
 
 # %% ../../nbs/models/forest.ipynb #SAME

@@ -110,7 +110,7 @@ def with_own(
     return sparse.hstack([columns, *own], format="csr")
 
 # %% ../../nbs/models/linear.ipynb #MOST_ROWS
-MOST_ROWS = 200_000
+MOST_ROWS = 200_000  # latest ones
 
 
 def train(

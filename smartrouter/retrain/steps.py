@@ -121,12 +121,12 @@ def parts(
 # %% ../../nbs/retrain/steps.ipynb #Candidate
 @dataclass(frozen=True)
 class Candidate:
-    """A trained and calibrated model, and its probabilities of the calibration and test rows."""
+    """A trained and calibrated model, and its probabilities of the calibration (crossed) and test rows."""
 
     family: str
     fitted: Any  # models.fitted.Fitted
     calibration: Any  # models.calibrate.Calibration
-    p_calibrate: np.ndarray
+    p_calibrate: np.ndarray  # each half by the calibration of the other half
     p_test: np.ndarray
     seconds: float
     bounds: Any = None  # models.bounds.Bounds, None where the family has no variances or the rows are too few
@@ -174,7 +174,7 @@ def fit_family(
         "forest": lambda: forest.train(X, y, seed=plan.seed, **own("forest_")),
         "mixed": lambda: mixed.train(X, y, seed=plan.seed, **own("mixed_")),
         "deep": lambda: deep.train(X, y, seed=plan.seed, **own("deep_")),
-        "wide_deep": lambda: wide_deep.train(X, y, seed=plan.seed, **own("deep_")),
+        "wide_deep": lambda: wide_deep.train(X, y, seed=plan.seed, **own("wide_deep_")),
     }
     return trainers[family]()
 
@@ -196,10 +196,11 @@ def train_one(
         fitted = fit_family(job.plan, family, data.X[early], data.y[early])
     code = data.X[:, FEATURE_NAMES.index("processor")].astype(int)
     raw = fitted.logit(data.X[later])
-    calibration = calibrate.fit(raw, data.y[later], code[later], len(data.lookups.processors))
+    later_rows = raw, data.y[later], code[later], len(data.lookups.processors)
+    calibration = calibrate.fit(*later_rows)
     tested = calibration.apply(fitted.logit(data.X[last]), code[last])
     bounds = measure(fitted, calibration, data.X[later], data.y[later])
-    said, seconds = calibration.apply(raw, code[later]), time.perf_counter() - began
+    said, seconds = calibrate.crossed(*later_rows), time.perf_counter() - began
     return Candidate(family, fitted, calibration, said, tested, seconds, bounds)
 
 # %% ../../nbs/retrain/steps.ipynb #evaluate

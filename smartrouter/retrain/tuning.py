@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from smartrouter.models.fitted import Fitted
 
 # %% ../../nbs/retrain/tuning.ipynb #PREFIX
-PREFIX = {"linear": "linear_", "forest": "forest_", "mixed": "mixed_", "deep": "deep_", "wide_deep": "deep_"}
+PREFIX = {family: f"{family}_" for family in SPACES}
 MOST_ROWS = 200_000  # latest training rows that a search looks at; its minutes are better spent on trials
 
 

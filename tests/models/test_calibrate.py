@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smartrouter.models.calibrate import fit
+from smartrouter.models.calibrate import crossed, fit
 
 
 def loss(p, y):
@@ -34,3 +34,21 @@ def test_a_processor_without_rows_gets_the_common_bias():
 def test_one_kind_of_outcome_stays_finite():
     found = fit(np.zeros(100), np.ones(100), np.ones(100, dtype=int), 1)
     assert np.isfinite(found.apply(np.zeros(2), np.array([0, 1]))).all()
+
+
+def test_a_row_takes_no_part_in_its_own_crossed_calibration():
+    rng = np.random.default_rng(7)
+    z, code = rng.normal(size=1_000), rng.integers(1, 4, 1_000)
+    y = (rng.random(1_000) < 1 / (1 + np.exp(-z))).astype(float)
+    before = crossed(z, y, code, 3)
+    for half, other in ((slice(500), slice(500, None)), (slice(500, None), slice(500))):
+        turned = y.copy()
+        turned[half] = 1 - turned[half]
+        after = crossed(z, turned, code, 3)
+        assert np.array_equal(after[half], before[half]) and (after[other] != before[other]).all()
+        assert np.array_equal(before[half], fit(z[other], y[other], code[other], 3).apply(z[half], code[half]))
+
+
+def test_crossing_next_to_no_rows_keeps_the_score():
+    assert crossed(np.zeros(0), np.zeros(0), np.zeros(0, int), 3).shape == (0,)
+    assert np.isclose(crossed(np.array([2.0]), np.ones(1), np.ones(1, int), 3), 1 / (1 + np.exp(-2))).all()

@@ -110,7 +110,7 @@ def test_one_row_scores_as_it_does_among_many(fitted, data):
     assert np.abs(alone - fitted.logit(rows)).max() < 1e-9
 
 
-def test_values_that_training_never_saw_read_as_unknown(fitted, data):
+def test_codes_that_no_lookup_gives_are_read_as_the_nearest_or_as_unknown(fitted, data):
     rows, unknown = data.X[-200:].copy(), data.X[-200:].copy()
     if fitted.family == "forest":  # orders codes: one beyond the last reads as the last
         unknown[:, BANK] = data.X[:, BANK].max()
@@ -134,6 +134,54 @@ def test_a_bin_or_processor_that_training_never_saw_gets_a_plausible_answer(fitt
     rows[:, BIN], rows[:, PROCESSOR], rows[:, BANK] = 987_654, 0, 0
     p = 1 / (1 + np.exp(-fitted.logit(rows)))
     assert abs(p.mean() - approved) < 0.25 and (p > 0.001).all() and (p < 0.999).all()
+
+
+@pytest.fixture(scope="module")
+def newcomers(small_warehouse):
+    """A third of the issuers and a fifth of the BINs come only in its test rows; and which rows those are."""
+    with connect(small_warehouse) as warehouse:
+        table = attempts(warehouse, "volaris")
+    frame = table.select(["bank", "bin", "approved", "attempted_at"]).to_pandas()
+    rates = frame.assign(approved=frame["approved"].astype(float)).groupby("bank")["approved"].mean().sort_values()
+    new = (frame["bank"].isin(rates.index[1::3]) | frame["bin"].isin(sorted(frame["bin"].unique())[::5])).to_numpy()
+    kept = ~new | (frame["attempted_at"] >= frame["attempted_at"].quantile(0.6)).to_numpy()
+    names = {"processors": PROCESSORS, "learn": PROCESSORS[:3], "time_zone": "America/Mexico_City"}
+    share = 0.4 / (1 - (~kept).mean())  # of the rows that are left, the last 40 % of the time
+    found = build(table.filter(kept), **names, home_currency="MXN", calibrate=0.15, test=share)
+    return found, new[kept][found.index]
+
+
+def test_an_unknown_issuer_reads_like_the_mean_and_not_like_the_worst(family):
+    rng, rates = np.random.default_rng(7), np.linspace(0.35, 0.8, 10)  # codes ascend by approval, none is unknown
+    X = np.zeros((12_000, len(FEATURE_NAMES)), dtype=np.float32)
+    X[:, BANK], X[:, PROCESSOR] = rng.integers(1, 11, len(X)), rng.integers(1, 4, len(X))
+    X[:, FEATURE_NAMES.index("amount_log")] = rng.normal(3, 0.4, len(X))
+    y = (rng.random(len(X)) < rates[X[:, BANK].astype(int) - 1]).astype(np.float32)
+    shape = {"trees": 100, "min_examples": 50, "columns_ratio": 1.0}
+    trees = {"forest": lambda: forest.train(X, y, **shape), "mixed": lambda: mixed.train(X, y, **shape)}
+    fitted = trees.get(family, lambda: TRAINERS[family](X, y))()
+    said = {}
+    for code in (0, 1, 10):
+        rows = X[:2_000].copy()
+        rows[:, BANK] = code
+        said[code] = (1 / (1 + np.exp(-fitted.logit(rows)))).mean()
+    assert said[1] < 0.5 < 0.65 < said[10]
+    assert abs(said[0] - y.mean()) < 0.08
+
+
+def test_issuers_and_bins_that_training_never_saw_are_calibrated(family, newcomers):
+    found, new = newcomers
+    early, later, last = found.splits.masks(found.at_ms)
+    assert not (new & early).any() and (new & last).sum() > 1_000
+    code = found.X[:, PROCESSOR].astype(int)
+    fitted = TRAINERS[family](found.X[early], found.y[early])
+    used = later & ~new
+    calibration = calibrate.fit(fitted.logit(found.X[used]), found.y[used], code[used], len(PROCESSORS))
+    gaps = {}
+    for name, rows in (("new", new & last), ("known", ~new & last)):
+        p = calibration.apply(fitted.logit(found.X[rows]), code[rows])
+        gaps[name] = p.mean() - found.y[rows].mean()
+    assert abs(gaps["new"] - gaps["known"]) < 0.05  # 3 standard errors of 2,500 and 2,000 rows are 0.043
 
 
 def test_numbers_far_outside_of_what_was_seen_do_not_run_away(fitted, data):

@@ -119,13 +119,26 @@ def test_the_minutes_are_shared_out_over_the_families(job, data, monkeypatch):
     assert given == [("linear", 5.0), ("forest", 9.0)]
 
 
+def test_every_searched_parameter_is_in_the_plan_and_each_family_has_its_own():
+    plan = make_plan({})
+    for family, space in tuning.SPACES.items():
+        assert tuning.start_of(plan, family).keys() == space.keys()
+    one = tuning.with_values(plan, "deep", {"rate": 0.009})
+    both = tuning.with_values(one, "wide_deep", {"rate": 0.001})
+    assert (both.deep_rate, both.wide_deep_rate) == (0.009, 0.001)
+
+
+def test_production_tunes_every_family_that_it_trains():
+    plan = make_plan(read_params(ROOT / "params/retrain/prod.yaml"))
+    assert plan.tune_minutes and set(plan.tune_families) == set(plan.families)
+
+
 @pytest.mark.parametrize(
     "values",
     [
         {"tune_families": ["oracle"]},
         {"tune_families": ["linear_split"]},
         {"tune_families": ["forest", "forest"]},
-        {"tune_families": ["deep", "wide_deep"]},
         {"tune_minutes": 1.0, "tune_families": []},
         {"tune_minutes": 1.0, "families": ["linear"], "tune_families": ["forest"]},
         {"tune_minutes": -1.0},

@@ -1,6 +1,6 @@
 """The bench table: what is promised, what was measured here, on which machine.
 
-    smartrouter bench                     # everything, over an hour on two idle cores
+    smartrouter bench                     # everything, two hours on two idle cores
     smartrouter bench world features      # some of it
     python -m bench.main --part model     # one part, as JSON, in this process
 

@@ -243,7 +243,7 @@ def slice_lines(
         for r, arm in zip(cells.itertuples(), arms, strict=True)
     ]
 
-
+# %% ../../nbs/retrain/verdict.ipynb #training_line
 def training_line(
     candidate: Candidate,
 ) -> str:

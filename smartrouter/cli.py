@@ -67,7 +67,7 @@ def cards_masked() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.message = mask_card_numbers(error.message)
+        error.message = mask_card_numbers(error.message)  # type: ignore[misc]
         raise
 
 

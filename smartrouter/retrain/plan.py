@@ -54,7 +54,7 @@ class Window(BaseModel):
         utc(value)
         return value
 
-
+# %% ../../nbs/retrain/plan.ipynb #Training
 class Training(Window):
     """How the models are trained."""
 
@@ -161,7 +161,7 @@ def fault(
         return said
     return f"{'.'.join(map(str, error['loc']))} {str(error['input'])[:60]!r}: {said}"
 
-
+# %% ../../nbs/retrain/plan.ipynb #checked
 def checked(
     kind: type[Parameters],  # the record of a report's parameters
     values: Mapping[str, Any],  # parameter -> value

@@ -91,8 +91,8 @@ def checked_params(
     try:
         check(values, settings)
     except ParamsRefused as error:
-        given = error.given.removeprefix("the parameters: ")
-        raise ParamsRefused(f"{params_file}: {given}", error.expected, error.remedy) from error
+        fault = error.given.removeprefix("the parameters: ")
+        raise ParamsRefused(f"{params_file}: {fault}", error.expected, error.remedy) from error
     return values
 
 # %% ../../nbs/retrain/run.ipynb #reserve

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LEAST_COMPARED', 'MOST_REASONS', 'MOST_REFERENCE', 'COLOURS', 'compare', 'fingerprint', 'comparison_frame',
            'slice_frame', 'score_frame', 'examine', 'Verdict', 'judge', 'model_card', 'families_frame', 'family_lines',
-           'slice_lines', 'training_line', 'interval_line', 'blessing_lines', 'limits', 'Published', 'not_before',
-           'publish', 'blessed_tags', 'training_facts', 'record_runs', 'write_candidate', 'Result', 'finish']
+           'slice_lines', 'training_line', 'interval_line', 'blessing_lines', 'limits', 'Published', 'publish',
+           'not_before', 'blessed_tags', 'training_facts', 'record_runs', 'write_candidate', 'Result', 'finish']
 
 # %% ../../nbs/retrain/verdict.ipynb #imports
 import html
@@ -262,7 +262,7 @@ def interval_line(
     held = f"{bounds.level:.0%} intervals held {bounds.coverage:.0%} of {bounds.groups} groups (issuer x processor)"
     return f"\nIts intervals are {bounds.factor:.2f} times the route's own: {held} of the calibration rows."
 
-
+# %% ../../nbs/retrain/verdict.ipynb #blessing_lines
 def blessing_lines(
     blessing: Blessing,
 ) -> list[str]:
@@ -292,14 +292,6 @@ class Published:
     version: str | None = None  # of the candidate
     promoted: bool = False
     run_ids: dict[str, str] = field(default_factory=dict)  # by family
-
-
-def not_before(
-    now: datetime,  # UTC, taken before the version was registered
-    created_at: str,  # of the version, ISO 8601 with a Z
-) -> datetime:
-    """The moment of the switch: never earlier than the version's creation."""
-    return max(now if now.tzinfo else now.replace(tzinfo=UTC), datetime.fromisoformat(created_at))
 
 
 def publish(
@@ -335,6 +327,14 @@ def publish(
 
 # %% ../../nbs/retrain/verdict.ipynb #MOST_REASONS
 MOST_REASONS = 4_000  # characters of a tag
+
+
+def not_before(
+    now: datetime,  # UTC, taken before the version was registered
+    created_at: str,  # of the version, ISO 8601 with a Z
+) -> datetime:
+    """The moment of the switch: never earlier than the version's creation."""
+    return max(now if now.tzinfo else now.replace(tzinfo=UTC), datetime.fromisoformat(created_at))
 
 
 def blessed_tags(

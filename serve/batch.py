@@ -159,6 +159,8 @@ def answer_lines(
             refused += 1
             if len(faults) < TOLD:
                 where = "; ".join(f"{e['path']} {e['reason']}" for e in problem.errors[:3]) or problem.detail
+                if problem.slug == "malformed-json" and problem.errors:  # its place within the line misleads
+                    where = f"not JSON ({problem.detail.partition(' at line ')[0]})"
                 faults.append(f"line {number}: {where}")
             continue
         document = json.loads(answer.text) | {"stored": False}

@@ -273,3 +273,40 @@ def test_models_of_an_empty_registry(ask):
     assert ask("models", "promote", "processor_selector.volaris", "1").exit_code == 2  # a reason is required
     assert ask("models", "promote", "processor_selector.volaris", "1", "--force").exit_code == 2
     assert ask("models", "rollback", "processor_selector.volaris", "--reason", "why not").exit_code == 2
+
+
+CARD = "4111" + "1111" * 3
+
+
+def test_no_answer_repeats_a_card_number(ask, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"merchant: '{CARD}'\n")
+    (tmp_path / "b.yaml").write_text(f"card_{CARD}: 1\n")
+    for words in (
+        ["retrain", "--params", str(tmp_path / "a.yaml")],
+        ["retrain", "--params", str(tmp_path / "b.yaml")],
+        ["retrain", "--params", f"{CARD}.yaml"],
+        ["models", "show", CARD],
+        ["models", "promote", f"processor_selector.{CARD}", "1", "--reason", "why"],
+        ["predict", CARD, "--out", "y"],
+        ["models", "promote", "processor_selector.volaris", "1", "--reason", f"asked by {CARD}"],
+        ["world", "--days", CARD],
+        [CARD],
+        [f"--{CARD}"],
+        ["models", CARD],
+    ):
+        answer = ask(*words)
+        assert answer.exit_code == 2 and CARD not in answer.output and "411111…1111" in answer.output, answer.output
+    answer = ask("rules", "show", merchant=CARD)
+    assert answer.exit_code == 2 and CARD not in answer.output, answer.output
+
+
+def test_promoting_the_live_version_again_says_that_nothing_changed(capsys):
+    from smartrouter.cli import show_change
+    from smartrouter.registry.promotion import Change
+
+    change = Change(1, "promote", "2", "1", "better", "2026-04-01T09:00:00Z", "done")
+    show_change(change, "better ")
+    show_change(change, "a newer reason")
+    first, again = capsys.readouterr().out.splitlines()
+    assert first == "version 2 is live since 2026-04-01T09:00:00Z (before: 1): better"
+    assert "is already live" in again and again.endswith("reason not changed: better")

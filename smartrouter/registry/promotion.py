@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..core.cards import refuse_card_numbers
 from ..core.errors import SmartrouterError, listed
 from ..core.files import write_atomically
 from ..models import package
@@ -137,8 +138,13 @@ def held(
     registry: Registry,
     name: str,
 ) -> Iterator[str | None]:
-    """Hold the model's lock with everything mended; yields the champion."""
+    """Hold the model's lock with everything mended; yields the champion; raises `UnknownVersion` for no such model."""
     check_name(name)
+    with foreign_errors(registry.url):
+        if model_of(registry, name) is None:  # asked before the lock, which makes the model's folder
+            raise UnknownVersion(
+                f"model {name!r}", "one with a version; it has none yet", "See smartrouter models list"
+            )
     with locked(Path(registry.releases) / name), foreign_errors(registry.url):
         yield repair(registry, name)
 
@@ -189,10 +195,11 @@ def moment(
 def checked_reason(
     reason: str,
 ) -> str:
-    """The reason on one line; raises `NoReason` when it says nothing."""
+    """The reason on one line; raises `NoReason` when it says nothing, `CardNumberRefused` for a card number."""
     text = " ".join(reason.split())
     if not text:
         raise NoReason("an empty reason", "one sentence that says why", "Give --reason")
+    refuse_card_numbers(text, "--reason")
     return text[:500]
 
 
@@ -213,7 +220,8 @@ def require_blessed(
         said = "is not blessed" if version.blessed == "no" else "was never judged"
         reasons = version.tags.get("reasons", "")
         given = f"{version.name} version {version.version} {said}{': ' + reasons if reasons else ''}"
-        remedy = "Promote another, or force it: smartrouter models promote --force --reason <why>"
+        command = f"smartrouter models promote {version.name} {version.version} --force --reason '<why>'"
+        remedy = f"Promote another, or force it: {command}"
         raise NotBlessed(given, "a version that passed every check of its retraining", remedy)
 
 # %% ../../nbs/registry/promotion.ipynb #promote

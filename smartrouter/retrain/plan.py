@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Family', 'Tunable', 'Layers', 'ISO', 'Parameters', 'JOB_NAME', 'RESULT_TYPE', 'ParamsRefused', 'Window', 'Training',
-           'Choosing', 'Plan', 'utc', 'checked', 'make_plan', 'unknown_keys', 'read_params', 'Job', 'begin']
+           'Choosing', 'Plan', 'utc', 'fault', 'checked', 'make_plan', 'unknown_keys', 'read_params', 'Job', 'begin']
 
 # %% ../../nbs/retrain/plan.ipynb #imports
 import difflib
@@ -47,7 +47,14 @@ class Window(BaseModel):
     calibrate_share: float = Field(default=0.15, gt=0, lt=0.5)  # of the rows, later than the training rows
     test_share: float = Field(default=0.15, gt=0, lt=0.5)  # of the rows, the latest ones
 
+    @field_validator("start", "end")
+    @classmethod
+    def is_a_moment(cls, value: str) -> str:
+        """The calendar has the day."""
+        utc(value)
+        return value
 
+# %% ../../nbs/retrain/plan.ipynb #Training
 class Training(Window):
     """How the models are trained."""
 
@@ -140,6 +147,21 @@ def utc(
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
 
+def fault(
+    error: Mapping[str, Any],  # of pydantic's `errors`
+) -> str:
+    """One parameter's fault: name, value as given, what it should be."""
+    kind, context = error["type"], error.get("ctx", {})
+    said = str(error["msg"]).removeprefix("Value error, ")
+    if kind == "literal_error":
+        said = f"expected {context['expected']}"
+    elif kind == "string_pattern_mismatch" and context["pattern"] == ISO:
+        said = "expected a moment in UTC such as 2026-01-31 or 2026-01-31T06:00, or nothing"
+    if not error["loc"]:  # of several parameters together
+        return said
+    return f"{'.'.join(map(str, error['loc']))} {str(error['input'])[:60]!r}: {said}"
+
+# %% ../../nbs/retrain/plan.ipynb #checked
 def checked(
     kind: type[Parameters],  # the record of a report's parameters
     values: Mapping[str, Any],  # parameter -> value
@@ -154,9 +176,7 @@ def checked(
             return found
         faults = []
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, e['loc'])) or 'all'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
-        ]
+        faults = [fault(e) for e in error.errors()]
     expected = f"the parameters of {report}"
     raise ParamsRefused(f"{source}: {listed(unknown + faults)}", expected, "Correct them; nothing was started")
 

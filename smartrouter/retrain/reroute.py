@@ -272,11 +272,13 @@ def truth_frame(
         return pd.DataFrame(columns=BOARD), f"skipped: {made.note}"
     if address.engine != "duckdb":
         return pd.DataFrame(columns=BOARD), "skipped: not an embedded warehouse, so not a simulated merchant"
+    folder = Path(address.path).parent / "truth"
     try:
-        truth = load_truth(Path(address.path).parent / "truth", address.path)
+        truth = load_truth(folder, address.path)
         rows = rows_of(truth, made.frame["attempt_id"].to_numpy().astype("U"))
     except TruthError as error:
-        return pd.DataFrame(columns=BOARD), f"skipped: {error.given.split('/')[0].strip()}"
+        given = error.given.replace(str(folder), "the folder truth beside the warehouse")
+        return pd.DataFrame(columns=BOARD), f"skipped: {given.replace(str(address.path), Path(address.path).name)}"
     known = made.frame["known_at"].dt.tz_localize(None).to_numpy()
     payments, codes = contest.payments_of(truth, rows, known), pd.Index(truth.processors)
     entries = {"static rules": codes.get_indexer(truth.rules_processor[rows])}

@@ -88,7 +88,11 @@ def checked_params(
     if unknown:
         known = f"parameters of {report.name}"
         raise ParamsRefused(f"{params_file}: {listed(unknown)}", known, "Correct them; nothing was started")
-    check(values, settings)
+    try:
+        check(values, settings)
+    except ParamsRefused as error:
+        fault = error.given.removeprefix("the parameters: ")
+        raise ParamsRefused(f"{params_file}: {fault}", error.expected, error.remedy) from error
     return values
 
 # %% ../../nbs/retrain/run.ipynb #reserve

@@ -6,7 +6,7 @@
 __all__ = ['LEAST_COMPARED', 'MOST_REASONS', 'MOST_REFERENCE', 'COLOURS', 'compare', 'fingerprint', 'comparison_frame',
            'slice_frame', 'score_frame', 'examine', 'Verdict', 'judge', 'model_card', 'families_frame', 'family_lines',
            'slice_lines', 'training_line', 'interval_line', 'blessing_lines', 'limits', 'Published', 'publish',
-           'blessed_tags', 'training_facts', 'record_runs', 'write_candidate', 'Result', 'finish']
+           'not_before', 'blessed_tags', 'training_facts', 'record_runs', 'write_candidate', 'Result', 'finish']
 
 # %% ../../nbs/retrain/verdict.ipynb #imports
 import html
@@ -14,7 +14,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -262,7 +262,7 @@ def interval_line(
     held = f"{bounds.level:.0%} intervals held {bounds.coverage:.0%} of {bounds.groups} groups (issuer x processor)"
     return f"\nIts intervals are {bounds.factor:.2f} times the route's own: {held} of the calibration rows."
 
-
+# %% ../../nbs/retrain/verdict.ipynb #blessing_lines
 def blessing_lines(
     blessing: Blessing,
 ) -> list[str]:
@@ -321,11 +321,20 @@ def publish(
         tags = {"family": chosen.family, "verdict": verdict.decision} | blessed_tags(verdict.blessing)
         version = versions.register(registry, job.name, release, runs[chosen.family], tags)
     if verdict.decision == "promote":
-        promotion.promote(registry, job.name, version, verdict.text, now)
+        made = promotion.require_version(registry, job.name, version).created_at
+        promotion.promote(registry, job.name, version, verdict.text, not_before(now, made))
     return Published(version, verdict.decision == "promote", runs)
 
 # %% ../../nbs/retrain/verdict.ipynb #MOST_REASONS
 MOST_REASONS = 4_000  # characters of a tag
+
+
+def not_before(
+    now: datetime,  # UTC, taken before the version was registered
+    created_at: str,  # of the version, ISO 8601 with a Z
+) -> datetime:
+    """The moment of the switch: never earlier than the version's creation."""
+    return max(now if now.tzinfo else now.replace(tzinfo=UTC), datetime.fromisoformat(created_at))
 
 
 def blessed_tags(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartrouter.core.cards import CardNumberRefused, find_card_number, luhn, refuse_card_numbers
+from smartrouter.core.cards import CardNumberRefused, find_card_number, luhn, mask_card_numbers, refuse_card_numbers
 
 
 def with_check_digit(stem: str) -> str:
@@ -28,6 +28,20 @@ def test_a_number_in_groups_of_four_is_found_between_any_neighbours(stem, separa
     number = with_check_digit(stem)
     groups = separator.join(number[i : i + 4] for i in range(0, 16, 4))
     assert find_card_number(f"{before}{groups}") is not None
+
+
+@given(STEMS, SIXTEEN, st.sampled_from([" ", "-", ".", "/"]))
+def test_every_number_of_a_message_is_masked_and_the_rest_stays(stem, other, separator):
+    bare, number = with_check_digit(stem), with_check_digit(other)
+    grouped = separator.join(number[i : i + 4] for i in range(0, 16, 4))
+    said = mask_card_numbers(f"no model 'card.{bare}' and none at var/{grouped}, see docs")
+    assert bare not in said and grouped not in said and find_card_number(said) is None
+    assert said.startswith("no model 'card.") and said.endswith(", see docs")
+
+
+@given(st.text(st.characters(exclude_categories=["N"])))
+def test_a_message_without_a_number_is_left_alone(text):
+    assert mask_card_numbers(text) == text
 
 
 @given(STEMS, st.sampled_from(["key", "value", "list", "number"]))

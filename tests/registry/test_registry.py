@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smartrouter.core.cards import CardNumberRefused
 from smartrouter.core.files import CannotWrite
 from smartrouter.registry import promotion, versions
 from smartrouter.registry.lineage import Lineage, dataset_digest, git_commit, trace, without_secrets
@@ -189,6 +190,25 @@ def test_what_does_not_exist_is_refused(registry, three):
     assert (alias(registry), pointer(registry)) == ("1", "1")
 
 
+def test_a_model_that_is_not_there_leaves_no_folder(registry):
+    for ask in (lambda: promote(registry, NAME, "1", "why", NOW), lambda: rollback(registry, NAME, "why", NOW)):
+        with pytest.raises(UnknownVersion, match="none yet"):
+            ask()
+    assert not registry.releases.exists()
+
+
+def test_a_reason_with_a_card_number_changes_nothing(registry, three):
+    card = "4111" + "1111" * 3
+    promote(registry, NAME, "1", "first", NOW)
+    before = history(registry, NAME)
+    for ask in (promote, rollback):
+        more = ("2",) if ask is promote else ()
+        with pytest.raises(CardNumberRefused, match="at --reason") as caught:
+            ask(registry, NAME, *more, f"customer of {card} asked", NOW)
+        assert card not in str(caught.value) and caught.value.exit_code == 2
+    assert history(registry, NAME) == before and alias(registry) == pointer(registry) == "1"
+
+
 @pytest.fixture
 def mixed(registry, trained):
     """Version 1 is blessed and live, 2 is not blessed, and nobody judged 3."""
@@ -200,7 +220,9 @@ def mixed(registry, trained):
 
 def test_only_what_was_blessed_is_promoted(registry, mixed):
     assert [v.blessed for v in list_versions(registry, NAME)] == ["unknown", "no", "yes"]
-    with pytest.raises(NotBlessed, match=r"version 2 is not blessed: calibration error at MIT 0\.141.*--force"):
+    with pytest.raises(
+        NotBlessed, match=r"version 2 is not blessed: calibration error at MIT 0\.141.*volaris 2 --force --reason"
+    ):
         promote(registry, NAME, "2", "it feels better", NOW)
     with pytest.raises(NotBlessed, match="version 3 was never judged"):
         promote(registry, NAME, "3", "it feels better", NOW)

@@ -96,7 +96,7 @@ def test_the_registry_knows_what_the_version_was_made_of(first, home, small_ware
     assert seen["lineage"]["feature_contract"] == seen["manifest"]["contract"]
     assert int(seen["lineage"]["rows"]) > 10_000 and len(seen["lineage"]["digest"]) == 32
     assert seen["metrics"]["test_auc"] == pytest.approx(first.content["metrics"]["auc"])
-    assert [e["action"] for e in seen["history"]] == ["promote"]
+    assert [e["action"] for e in seen["history"]] == ["promote"] and seen["history"][0]["at"] >= seen["created_at"]
 
 
 def test_the_same_again_is_compared_with_the_champion_on_the_same_rows(first, home, small_warehouse):

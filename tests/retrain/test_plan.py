@@ -7,7 +7,7 @@ import yaml
 
 from smartrouter.core.settings import Settings
 from smartrouter.retrain.plan import ParamsRefused, Plan, begin, make_plan, read_params
-from smartrouter.retrain.run import report_parameters
+from smartrouter.retrain.run import checked_params, report_parameters
 from smartrouter.rules.policy import UnknownMerchant
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +62,23 @@ def test_bad_values_are_named(values, named):
     with pytest.raises(ParamsRefused, match=named) as caught:
         make_plan(values, "mine.yaml")
     assert caught.value.exit_code == 2 and "mine.yaml" in str(caught.value)
+
+
+def test_a_fault_names_the_value_and_says_in_words_what_is_expected():
+    with pytest.raises(ParamsRefused) as caught:
+        make_plan({"start": "yesterday", "end": "2026-02-30", "families": ["oracle"], "seed": -1})
+    said = str(caught.value)
+    assert "start 'yesterday': expected a moment in UTC such as 2026-01-31" in said and "pattern" not in said
+    assert "end '2026-02-30': day is out of range" in said and "seed '-1'" in said
+    assert "families.0 'oracle': expected 'linear', " in said
+
+
+def test_a_refused_file_is_named(tmp_path):
+    (tmp_path / "mine.yaml").write_text("families: [oracle]\n")
+    settings = Settings.load({"SMARTROUTER_PARAMS": str(ROOT / "params"), "SMARTROUTER_HOME": str(tmp_path)})
+    with pytest.raises(ParamsRefused) as caught:
+        checked_params(tmp_path / "mine.yaml", REPORT, settings)
+    assert str(caught.value).startswith(f"{tmp_path}/mine.yaml: families.0 'oracle'")
 
 
 def test_all_faults_come_at_once():

@@ -244,3 +244,10 @@ def test_right_propensities_are_shown_and_wrong_or_impossible_ones_show_no_value
     assert reroute.overlap_frame(made).empty and "ess" in reroute.overlap_frame(made)
     assert reroute.propensity_frame(made)["processor"].tolist() == ["A", "B"]
     assert reroute.propensity_frame(logged()).empty
+
+
+def test_without_a_truth_the_contest_says_where_none_was_found(tmp_path):
+    settings = SimpleNamespace(warehouse=f"duckdb:///{tmp_path}/warehouse.duckdb")
+    asked, made = SimpleNamespace(job=SimpleNamespace(settings=settings)), SimpleNamespace(action=[1])
+    board, skipped = reroute.truth_frame(asked, made)
+    assert board.empty and skipped == "skipped: no truth in the folder truth beside the warehouse"

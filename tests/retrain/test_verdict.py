@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from smartrouter.retrain.verdict import (
     finish,
     judge,
     limits,
+    not_before,
     slice_frame,
     slice_lines,
     training_facts,
@@ -182,6 +184,13 @@ def test_the_card_tells_each_family_with_its_latency_and_device():
     lines = family_lines(FAMILIES)
     assert lines[1] == "| linear | 0.6000 | 0.7000 | 0.020 | 0.050 | 3 | CPU |"
     assert lines[2] == "| deep | 0.5900 |  | 0.100 | 0.300 | 20 | GPU |"
+
+
+def test_a_version_goes_live_no_earlier_than_it_was_made():
+    made = "2026-04-01T09:00:07Z"
+    assert not_before(datetime(2026, 4, 1, 9), made) == datetime(2026, 4, 1, 9, 0, 7, tzinfo=UTC)
+    assert not_before(datetime(2026, 4, 1, 9, tzinfo=UTC), made) == datetime(2026, 4, 1, 9, 0, 7, tzinfo=UTC)
+    assert not_before(datetime(2026, 4, 1, 10), made) == datetime(2026, 4, 1, 10, tzinfo=UTC)
 
 
 def test_a_release_keeps_checks_and_families_as_json_for_a_later_review():

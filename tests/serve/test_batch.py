@@ -102,6 +102,7 @@ def test_a_bad_line_refuses_the_file_and_names_every_line(settings, given, payme
         rank_file(given, out, settings)
     said = str(refused.value)
     assert all(f"line {n}:" in said for n in range(201, 206)) and "$.colour" in said and "1111 1111" not in said
+    assert "line 201: not JSON (Expecting property name" in said and "column" not in said
     assert out.read_text() == "what was there\n" and not list(tmp_path.glob(".out*"))
 
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LEAST_COMPARED', 'MOST_REASONS', 'MOST_REFERENCE', 'COLOURS', 'compare', 'fingerprint', 'comparison_frame',
-           'slice_frame', 'score_frame', 'examine', 'Verdict', 'judge', 'model_card', 'families_frame', 'family_lines',
-           'slice_lines', 'training_line', 'interval_line', 'blessing_lines', 'limits', 'Published', 'publish',
-           'blessed_tags', 'training_facts', 'record_runs', 'write_candidate', 'Result', 'finish']
+           'slice_frame', 'shown', 'score_frame', 'examine', 'Verdict', 'judge', 'model_card', 'families_frame',
+           'family_lines', 'slice_lines', 'training_line', 'interval_line', 'blessing_lines', 'limits', 'Published',
+           'publish', 'blessed_tags', 'training_facts', 'record_runs', 'write_candidate', 'Result', 'finish']
 
 # %% ../../nbs/retrain/verdict.ipynb #imports
 import html
@@ -98,6 +98,16 @@ def slice_frame(
     told = np.select([found["worse"], found["better"]], ["worse", "better"], "no difference beyond doubt")
     arms = {"up": found["high"] - found["difference"], "down": found["difference"] - found["low"]}
     return found.assign(cell=found["slice"] + ": " + found["value"], verdict=told, **arms)
+
+
+def shown(
+    rows: pd.DataFrame,
+    figure: Any = None,  # that plots them; None: the rows themselves
+) -> Any:
+    """What a cell of the report shows of these rows; None, so nothing at all, where there is no row."""
+    if rows.empty:
+        return None
+    return rows if figure is None else figure
 
 
 def score_frame(
@@ -262,7 +272,7 @@ def interval_line(
     held = f"{bounds.level:.0%} intervals held {bounds.coverage:.0%} of {bounds.groups} groups (issuer x processor)"
     return f"\nIts intervals are {bounds.factor:.2f} times the route's own: {held} of the calibration rows."
 
-
+# %% ../../nbs/retrain/verdict.ipynb #blessing_lines
 def blessing_lines(
     blessing: Blessing,
 ) -> list[str]:

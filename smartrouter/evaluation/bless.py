@@ -44,7 +44,7 @@ class Check:
 
     area: str  # quality, calibration, slices, lift or latency
     name: str
-    passed: bool
+    passed: bool | None  # None: could not be judged, and holds nothing back
     found: str
     expected: str
     against: str | None = None  # version of the champion; None: the candidate alone
@@ -56,7 +56,13 @@ class Check:
     @property
     def sentence(self) -> str:
         """One line."""
-        return f"{self.name} {self.found} (expected: {self.expected})"
+        unjudged = "not judged; " if self.passed is None else ""
+        return f"{self.name} {self.found} ({unjudged}expected: {self.expected})"
+
+    @property
+    def state(self) -> str:
+        """In a word: passed, failed or not judged."""
+        return "not judged" if self.passed is None else "passed" if self.passed else "failed"
 
 # %% ../../nbs/evaluation/bless.ipynb #Latency
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Blessing:
-    """Every check of one candidate; it is blessed when all of them passed."""
+    """Every check of one candidate; it is blessed when none of them failed."""
 
     checks: tuple[Check, ...]
     latency: Latency
@@ -80,7 +86,15 @@ class Blessing:
     @property
     def blessed(self) -> bool:
         """Whether the candidate may go live."""
-        return all(c.passed for c in self.checks)
+        return all(c.state != "failed" for c in self.checks)
+
+    @property
+    def counted(self) -> str:
+        """How many checks passed, and how many could not be judged."""
+        states = [c.state for c in self.checks]
+        passed, unjudged = states.count("passed"), states.count("not judged")
+        told = f"{passed} of {len(states) - unjudged} checks passed"
+        return f"{told}, {unjudged} could not be judged" if unjudged else told
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -89,7 +103,7 @@ class Blessing:
 
     def failed(self, alone: bool) -> tuple[str, ...]:
         """Sentences of the checks that failed: of the candidate alone, or against the champion."""
-        return tuple(c.sentence for c in self.checks if not c.passed and (c.against is None) == alone)
+        return tuple(c.sentence for c in self.checks if c.state == "failed" and (c.against is None) == alone)
 
 # %% ../../nbs/evaluation/bless.ipynb #Bounds
 class Bounds(BaseModel):
@@ -317,7 +331,7 @@ def lift_check(
     against: str | None = None,  # version of the champion; None: over what was logged
     seed: int = 7,  # of the outcome model's folds
 ) -> tuple[Check, Lift | None]:
-    """The check, and the lift where it could be shown; a refusal is "not shown" and passes for `not_worse` only."""
+    """The check, and the lift where it could be shown; a refusal is not judged, and fails where it must be `better`."""
     name = f"lift over version {against}" if against else "lift over the logged choices"
     expected = "above 0 beyond doubt" if must_be == "better" else "not below 0 beyond doubt"
     try:
@@ -326,7 +340,7 @@ def lift_check(
         found = lift_of(logged, over_champion=against is not None, seed=seed)
     except PolicyRefused as error:
         told = f"not shown: {error.given}"
-        return Check("lift", name, must_be == "not_worse", told, expected, against, bound=0.0), None
+        return Check("lift", name, False if must_be == "better" else None, told, expected, against, bound=0.0), None
     low, high = 100 * found.low, 100 * found.high
     fine = low > 0 if must_be == "better" else high >= 0
     told = f"{100 * found.estimate:+.2f} points ({low:+.2f} to {high:+.2f}, {len(logged.reward):,} payments)"
@@ -408,6 +422,6 @@ def checks_frame(
         if c.estimate is None:
             continue
         up, down = (0.0, 0.0) if c.high is None or c.low is None else (c.high - c.estimate, c.estimate - c.low)
-        rows.append([c.name, c.estimate, max(up, 0.0), max(down, 0.0), "passed" if c.passed else "failed"])
+        rows.append([c.name, c.estimate, max(up, 0.0), max(down, 0.0), c.state])
         rows.append([c.name, c.bound, 0.0, 0.0, "bound"])
     return pd.DataFrame(rows, columns=["check", "value", "up", "down", "kind"])

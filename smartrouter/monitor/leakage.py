@@ -190,6 +190,7 @@ def leakage_checks(
             not suspected,
             listed([one.words for one in suspected]) or f"none in {audited:,} rows",
             "features that do not know the outcome; name in trusted_features what was looked at and is sound",
+            "trusted_features",
         ),
         Check(
             "point in time",

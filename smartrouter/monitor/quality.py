@@ -35,6 +35,7 @@ class Check:
     passed: bool
     found: str
     expected: str
+    parameter: str = ""  # of the plan, that sets the bound; empty: none does
 
 # %% ../../nbs/monitor/quality.ipynb #Gate
 class Gate(BaseModel):
@@ -58,10 +59,12 @@ def require(
     """Raise `ExtractRefused` when a check of level error failed."""
     failed = [c for c in checks if c.level == "error" and not c.passed]
     if failed:
+        named = listed(list(dict.fromkeys(c.parameter for c in failed if c.parameter)))
+        remedy = f"Mend the source, or the parameter {named}" if named else "Mend the source"
         raise ExtractRefused(
             listed([f"{c.name}: {c.found}" for c in failed]),
             listed([c.expected for c in failed]),
-            "Mend the source, or the parameter that sets the bound; the champion is unchanged",
+            f"{remedy}; the champion is unchanged",
         )
 
 # %% ../../nbs/monitor/quality.ipynb #NEEDED
@@ -164,9 +167,9 @@ def missing_checks(
     rise = {n: new[n].null_count / len(new) - old[n].null_count / max(cut, 1) for n in told}
     dark = [f"{n} ({r:+.0%})" for n, r in rise.items() if r > WENT_DARK]
     fill = f"never filled: {listed(empty)}; their features stay at the fill value"
-    went = f"missing since lately: {listed(dark)}"
+    went, few = f"missing since lately: {listed(dark)}", f"at most {bounds.most_missing:.1%}"
     return [
-        Check("missing", "error", not bad, listed(bad) or "none to speak of", f"at most {bounds.most_missing:.1%}"),
+        Check("missing", "error", not bad, listed(bad) or "none to speak of", few, "most_missing"),
         Check("empty", "warning", not empty, fill if empty else "none", "columns with values"),
         Check("dark", "warning", not dark, went if dark else "none", "newest fifth filled as the rows before"),
     ]
@@ -186,15 +189,11 @@ def range_checks(
     same = ["order_id", "processor", "attempted_at", "amount"]
     copies = float(table.select(same).to_pandas().duplicated().mean())
     few = f"at most {bounds.most_odd:.1%}"
+    outside = f"{few} outside of what can be"
+    told = f"{copies:.2%} repeat order, processor, time and amount of another attempt"
     return [
-        Check("ranges", "error", not wrong, listed(wrong) or "all within", f"{few} outside of what can be"),
-        Check(
-            "duplicates",
-            "error",
-            copies <= bounds.most_odd,
-            f"{copies:.2%} repeat order, processor, time and amount of another attempt",
-            few,
-        ),
+        Check("ranges", "error", not wrong, listed(wrong) or "all within", outside, "most_odd"),
+        Check("duplicates", "error", copies <= bounds.most_odd, told, few, "most_odd"),
     ]
 
 # %% ../../nbs/monitor/quality.ipynb #propensity_checks
@@ -208,7 +207,7 @@ def propensity_checks(
     level = "error" if share > bounds.most_odd else "warning"
     told = f"0 in {share:.2%} of {len(logged):,} choices that were made" if share else "none is 0"
     few = f"above 0: up to {bounds.most_odd:.1%} are left out of what is estimated from the log"
-    return [Check("propensity", level, share == 0, told if len(logged) else "none is logged", few)]
+    return [Check("propensity", level, share == 0, told if len(logged) else "none is logged", few, "most_odd")]
 
 # %% ../../nbs/monitor/quality.ipynb #label_checks
 def label_checks(
@@ -231,8 +230,9 @@ def label_checks(
             unknown <= bounds.most_unknown,
             f"{unknown:.1%} never answered",
             f"at most {bounds.most_unknown:.0%}",
+            "most_unknown",
         ),
-        Check("outcomes", "error", len(kinds) == 2 and rarer >= bounds.least_minority, told, both),
+        Check("outcomes", "error", len(kinds) == 2 and rarer >= bounds.least_minority, told, both, "least_minority"),
     ]
 
 # %% ../../nbs/monitor/quality.ipynb #delay_checks
@@ -254,6 +254,7 @@ def delay_checks(
             bool(late <= bounds.most_delay_hours),
             f"half of the answers within {half * 3600:.1f} s, 99 % within {late:.2f} h",
             f"99 % within {bounds.most_delay_hours:g} h",
+            "most_delay_hours",
         ),
         Check(
             "newest",
@@ -261,6 +262,7 @@ def delay_checks(
             unknown <= bounds.most_unknown_newest,
             f"{unknown:.1%} of the last 24 h unanswered",
             f"at most {bounds.most_unknown_newest:.0%}; end the extract earlier",
+            "most_unknown_newest",
         ),
     ]
 
@@ -282,7 +284,12 @@ def time_checks(
     days = [f"{day:%Y-%m-%d} ({count})" for day, count in thin.items()]
     return [
         Check(
-            "no hole", "error", bool(gaps[at] <= bounds.most_gap_hours), hole, f"at most {bounds.most_gap_hours:g} h"
+            "no hole",
+            "error",
+            bool(gaps[at] <= bounds.most_gap_hours),
+            hole,
+            f"at most {bounds.most_gap_hours:g} h",
+            "most_gap_hours",
         ),
         Check("thin days", "warning", not days, listed(days) or "none", f"{THIN:.0%} of the week's median a day (UTC)"),
     ]
@@ -301,7 +308,7 @@ def gate(
     few = f"at least {bounds.least_rows:,}"
     found = [
         Check("columns", "error", not faults, listed(faults) or "as expected", "the attempts frame, unique ids"),
-        Check("rows", "error", len(frame) >= bounds.least_rows, f"{len(frame):,} attempts", few),
+        Check("rows", "error", len(frame) >= bounds.least_rows, f"{len(frame):,} attempts", few, "least_rows"),
     ]
     if not frame.size or typed or set(here) != set(NEEDED):
         return found

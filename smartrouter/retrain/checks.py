@@ -72,6 +72,7 @@ def processor_checks(
             bool(learnt),
             listed(list(learnt)) or "no processor can be learnt",
             f"a processor with {few}",
+            "least_per_processor",
         ),
         Check(
             "all learnt",

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LEAST_COMPARED', 'MOST_REASONS', 'MOST_REFERENCE', 'COLOURS', 'compare', 'fingerprint', 'comparison_frame',
-           'slice_frame', 'score_frame', 'examine', 'Verdict', 'judge', 'model_card', 'families_frame', 'family_lines',
-           'slice_lines', 'training_line', 'interval_line', 'blessing_lines', 'limits', 'Published', 'publish',
-           'not_before', 'blessed_tags', 'training_facts', 'record_runs', 'write_candidate', 'Result', 'finish']
+           'slice_frame', 'shown', 'score_frame', 'examine', 'Verdict', 'judge', 'model_card', 'families_frame',
+           'family_lines', 'slice_lines', 'training_line', 'interval_line', 'blessing_lines', 'limits', 'Published',
+           'publish', 'not_before', 'blessed_tags', 'training_facts', 'record_runs', 'write_candidate', 'Result',
+           'finish']
 
 # %% ../../nbs/retrain/verdict.ipynb #imports
 import html
@@ -98,6 +99,16 @@ def slice_frame(
     told = np.select([found["worse"], found["better"]], ["worse", "better"], "no difference beyond doubt")
     arms = {"up": found["high"] - found["difference"], "down": found["difference"] - found["low"]}
     return found.assign(cell=found["slice"] + ": " + found["value"], verdict=told, **arms)
+
+
+def shown(
+    rows: pd.DataFrame,
+    figure: Any = None,  # that plots them; None: the rows themselves
+) -> Any:
+    """What a cell of the report shows of these rows; None, so nothing at all, where there is no row."""
+    if rows.empty:
+        return None
+    return rows if figure is None else figure
 
 
 def score_frame(
@@ -267,9 +278,9 @@ def blessing_lines(
     blessing: Blessing,
 ) -> list[str]:
     """The card's section on the gate: calibration by processor, lift with interval, latency, all with bounds."""
-    rows = [f"| {c.name} | {c.found} | {c.expected} | {'yes' if c.passed else 'no'} |" for c in blessing.checks]
-    answer = "Blessed." if blessing.blessed else "Not blessed."
-    return [f"\n## Checks\n{answer}\n\n| check | found | expected | passed |\n| --- | --- | --- | --- |", *rows]
+    rows = [f"| {c.name} | {c.found} | {c.expected} | {c.state} |" for c in blessing.checks]
+    answer = f"{'Blessed' if blessing.blessed else 'Not blessed'}: {blessing.counted}."
+    return [f"\n## Checks\n{answer}\n\n| check | found | expected | state |\n| --- | --- | --- | --- |", *rows]
 
 
 def limits(
@@ -343,7 +354,7 @@ def blessed_tags(
     """What a version's tags say of its blessing: yes or no, and the checks that failed; none where nobody asked."""
     if blessing is None:
         return {}
-    failed = "; ".join(c.sentence for c in blessing.checks if not c.passed)
+    failed = "; ".join(c.sentence for c in blessing.checks if c.state == "failed")
     return {BLESSED: "yes" if blessing.blessed else "no", "reasons": failed[:MOST_REASONS]}
 
 # %% ../../nbs/retrain/verdict.ipynb #training_facts
@@ -353,7 +364,7 @@ def training_facts(
 ) -> dict[str, Any]:
     """What a release keeps of its training for a later review: blessing, the gate's checks, the families."""
     checks = verdict.blessing.checks if verdict.blessing else ()
-    told = [{"check": c.name, "passed": bool(c.passed), "found": c.found, "expected": c.expected} for c in checks]
+    told = [{"check": c.name, "state": c.state, "found": c.found, "expected": c.expected} for c in checks]
     kept = families.astype(object).where(families.notna(), None).to_dict("records")
     return blessed_tags(verdict.blessing) | {"checks": told, "families": kept}
 
@@ -459,7 +470,7 @@ def finish(
             "worse_slices": worse_slices(comparison),
             "plan": job.plan.model_dump(mode="json"),
             "blessed": bool(verdict.blessing and verdict.blessing.blessed),
-            "checks": [asdict(c) for c in verdict.blessing.checks] if verdict.blessing else [],
+            "checks": [asdict(c) | {"state": c.state} for c in verdict.blessing.checks] if verdict.blessing else [],
             "dataset": {"rows": len(data.y), "digest": data.digest, "contract": data.contract},
             "run_ids": published.run_ids,
         }

@@ -59,7 +59,7 @@ def logged(explore=0.3, good=True, champion=None, n=N):
 
 
 def failed(blessing):
-    return {c.name for c in blessing.checks if not c.passed}
+    return {c.name for c in blessing.checks if c.state == "failed"}
 
 
 def test_a_good_candidate_is_blessed_with_and_without_a_champion():
@@ -148,13 +148,23 @@ def test_the_margin_lets_an_equal_model_in_but_never_one_that_lost():
 
 def test_a_lift_shown_to_be_negative_fails_and_a_log_that_cannot_tell_blocks_only_where_it_is_to_be_shown():
     good, bad, mute = logged(), logged(good=False), logged(explore=0.0)
-    for must_be, passes in {"not_worse": [True, False, True, True], "better": [True, False, False, False]}.items():
+    for must_be, passes in {"not_worse": [True, False, None, None], "better": [True, False, False, False]}.items():
         checks = [lift_check(log, must_be)[0] for log in (good, bad, mute, "no propensities")]
         assert [c.passed for c in checks] == passes
         assert "no exploration in the log" in checks[2].found and checks[3].found == "not shown: no propensities"
     assert "lift over the logged choices" in failed(bless(judged(TRUTH), QUICK, Bounds(), None, bad))
     strict = Bounds(lift_must_be="better")
     assert failed(bless(judged(TRUTH), QUICK, strict, None, mute)) == {"lift over the logged choices"}
+
+
+def test_what_could_not_be_judged_counts_neither_as_passed_nor_as_failed_and_holds_nothing_back():
+    blessing = bless(judged(TRUTH), QUICK, Bounds(), None, "no propensities")
+    n = len(blessing.checks)
+    assert blessing.blessed and blessing.counted == f"{n - 1} of {n - 1} checks passed, 1 could not be judged"
+    lifts = next(c for c in blessing.checks if c.area == "lift")
+    assert lifts.state == "not judged" and "(not judged; expected: " in lifts.sentence
+    asked = bless(judged(TRUTH), QUICK, Bounds(lift_must_be="better"), None, "no propensities")
+    assert not asked.blessed and asked.counted == f"{n - 1} of {n} checks passed"
 
 
 def test_a_lift_that_straddles_zero_is_not_worse_and_not_shown_to_be_better():

@@ -56,7 +56,7 @@ def test_the_first_run_promotes_a_release_that_loads(first, home, lines):
     assert "reference.json" in release.manifest["files"] and kept["contract"] == release.manifest["contract"]
     assert {"bank", "amount"} <= set(kept["requests"]) and "processor" in kept["features"]
     card = (release.path / "model_card.md").read_text()
-    assert "\nBlessed.\n" in card and "| lift over the logged choices | " in card and "| latency, p99 | " in card
+    assert "\nBlessed: " in card and "| lift over the logged choices | " in card and "| latency, p99 | " in card
     assert "\n## Families of this training\n" in card and re.search(r", trained on [CG]PU\.", card)
     assert any(re.search(r"trained \w+ in \d+ s on (CPU|GPU)", line) for line in lines)
     assert (
@@ -76,6 +76,30 @@ def test_the_evidence_is_complete(first):
     )
     executed = nbformat.read(first.notebook, as_version=4)
     assert all(cell.get("execution_count") for cell in executed.cells if cell.cell_type == "code")
+
+
+def test_what_has_no_row_is_a_sentence_and_no_figure(first):
+    cells = [c for c in nbformat.read(first.notebook, as_version=4).cells if "verdict.shown(" in c.source]
+    kinds = [o.output_type for c in cells for o in c.outputs]
+    assert len(cells) == 6 and set(kinds) == {"stream"} and "there is no champion yet" in str(cells)
+
+
+def test_every_row_of_the_checks_figure_names_itself_only(first):
+    (cell,) = [c for c in nbformat.read(first.notebook, as_version=4).cells if "checks_frame(blessing)" in c.source]
+    (figure,) = [o.data["application/vnd.plotly.v1+json"] for o in cell.outputs]
+    on_axis = {}
+    for trace in figure["data"]:
+        on_axis.setdefault(trace["yaxis"], set()).update(trace["y"])
+    assert len(on_axis) > 5 and all(len(names) == 1 for names in on_axis.values())
+    assert not any("categoryarray" in figure["layout"][axis.replace("y", "yaxis")] for axis in on_axis)
+
+
+def test_a_refusal_shows_every_check_and_names_the_parameter(home, small_warehouse):
+    (home / "many.yaml").write_text(yaml.safe_dump(yaml.safe_load(CI.read_text()) | {"least_rows": 10_000_000}))
+    result = run(home / "many.yaml", settings_of(home / "refused", warehouse=small_warehouse), out=home / "out")
+    assert result.exit_code == 2 and "Mend the source, or the parameter least_rows; " in result.verdict
+    page = result.html.read_text(encoding="utf-8")
+    assert {"<td>rows</td>", "<td>duplicates</td>", "<td>least_rows</td>"} <= set(re.findall("<td>.*?</td>", page))
 
 
 def test_the_page_shows_its_plots_without_a_network(first):

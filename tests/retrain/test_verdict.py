@@ -158,7 +158,13 @@ def test_a_version_and_its_card_say_whether_it_was_blessed_and_why_not():
     assert blessed_tags(good) == {"blessed": "yes", "reasons": ""} and blessed_tags(None) == {}
     assert blessed_tags(kept)["blessed"] == "no" and "against version 4" in blessed_tags(kept)["reasons"]
     card = "\n".join([*blessing_lines(kept), *limits(kept)])
-    assert "Not blessed." in card and "| calibration error at MIT | 0." in card and "| latency, p99 | 0.30 ms |" in card
+    assert (
+        "Not blessed: " in card
+        and "could not be judged." in card
+        and "| not judged |" in card
+        and "| calibration error at MIT | 0." in card
+        and "| latency, p99 | 0.30 ms |" in card
+    )
     assert "- lift over the logged choices: not shown: no log." in card and "extrapolated" in "\n".join(limits(None))
 
 
@@ -197,7 +203,7 @@ def test_a_release_keeps_checks_and_families_as_json_for_a_later_review():
     kept = training_facts(judged(TRUTH, FIRST), FAMILIES)
     back = json.loads(json.dumps(kept))
     assert back == kept and back["blessed"] == "yes" and back["families"][1]["auc"] is None
-    assert back["checks"][0]["check"] == "AUC" and back["checks"][0]["passed"] is True
+    assert back["checks"][0]["check"] == "AUC" and back["checks"][0]["state"] == "passed"
     assert training_facts(Verdict("keep", ("an example",)), FAMILIES)["checks"] == []
 
 

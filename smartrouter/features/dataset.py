@@ -246,13 +246,14 @@ def logged_matrix(
 
 # %% ../../nbs/features/dataset.ipynb #requests_of
 def requests_of(
-    rows: list[dict[str, Any]],  # attempts frame as dicts, any order, whole orders
+    rows: list[dict[str, Any]],  # attempts frame as dicts, any order
+    before: Sequence[dict[str, Any]] = (),  # attempts of the same orders that `rows` does not hold
 ) -> list[dict[str, Any]]:
     """Return one predict request a row; earlier attempts of the order are listed as far as they were known."""
     from smartrouter.features.columns import KEYS, NUMBERS
 
     by_order: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in (*before, *rows):
         by_order.setdefault(row["order_id"], []).append(row)
     requests = []
     for row in rows:

@@ -36,9 +36,10 @@ class Replayed:
 
 # %% ../../nbs/features/replay.ipynb #replay
 def replay(
-    table: Any,  # pyarrow.Table of the attempts frame, from the beginning of the history
+    table: Any,  # pyarrow.Table of the attempts frame
     data: Dataset,  # built from that table
     *,
+    before: Any = None,  # pyarrow.Table of `earlier_attempts`, where the table begins in the middle of the history
     decisions: int,  # how many decisions to compare; those at a processor that training never heard of are left out
     start: int = 0,  # first row to compare; everything before it is played as well
     clock: Callable[[], float] | None = None,  # e.g. time.perf_counter, to time the live side
@@ -46,7 +47,7 @@ def replay(
     """Play the first `start + decisions` attempts through an empty live state."""
     end = min(start + decisions, table.num_rows)
     rows = table.slice(0, end).to_pylist()
-    requests = requests_of(rows)
+    requests = requests_of(rows, before.to_pylist() if before is not None else ())
     codes, values = dictionary(table, "processor")
     known = np.array([data.lookups.processors.index(v) if v in data.lookups.processors else 0 for v in values])[codes]
     kinds = kinds_of(table, numeric(table, "approved"))

@@ -111,6 +111,7 @@ def check_features(
     table: "pa.Table",  # the extract
     data: "Dataset",  # built from it
     plan: Plan,
+    before: "pa.Table | None" = None,  # of `earlier_attempts`, where the extract begins in the middle of the history
 ) -> list[Check]:
     """The checks of the features: `leakage`, `point in time`."""
     from smartrouter.features.matrix import FEATURE_NAMES
@@ -124,7 +125,7 @@ def check_features(
     earlier = {name: earlier_of(*keyed(keys, first)) for name, keys in entities(frame).items()}
     limits = Limits(plan.most_single_auc, plan.most_own_outcome)
     suspected = audit(data.X[rows], data.y[rows], FEATURE_NAMES, earlier, first, plan.trusted_features, limits)
-    again = replay(table, data, decisions=plan.replay_rows, start=plan.replay_rows)
+    again = replay(table, data, before=before, decisions=plan.replay_rows, start=plan.replay_rows)
     differing = time_test(again.offline, again.live, FEATURE_NAMES)
     return leakage_checks(suspected, differing, len(rows), again.decisions)
 

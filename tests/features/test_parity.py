@@ -1,5 +1,7 @@
 """What training read and what the service would have read at the same moment are the same numbers."""
 
+from datetime import datetime
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from smartrouter.features.live import LiveState, freeze, thaw
 from smartrouter.features.matrix import FEATURE_NAMES
 from smartrouter.features.replay import replay
 from smartrouter.warehouse.connect import connect
-from smartrouter.warehouse.queries import attempts
+from smartrouter.warehouse.queries import attempts, earlier_attempts
 
 PROCESSORS = ("WORLDPAY", "MIT", "ELAVON", "AMEX")
 
@@ -41,6 +43,20 @@ def test_every_replayed_decision_sees_the_same_features_live_and_offline(table, 
     checked = replay(table, data, decisions=3_000, start=0)
     assert checked.decisions == 3_000
     assert differing(checked.offline, checked.live) == {}
+
+
+@pytest.mark.parametrize("start", ["2026-01-07T03:00", "2026-01-20T18:30"])
+def test_a_history_that_begins_in_the_middle_is_the_same_live_and_offline(small_warehouse, start):
+    moment = datetime.fromisoformat(start)
+    with connect(small_warehouse) as warehouse:
+        late, before = attempts(warehouse, "volaris", moment), earlier_attempts(warehouse, "volaris", moment)
+    assert 0 < before.num_rows < 100 and set(before["order_id"].to_pylist()) <= set(late["order_id"].to_pylist())
+    data = build(
+        late, processors=PROCESSORS, learn=PROCESSORS[:3], time_zone="America/Mexico_City", home_currency="MXN"
+    )
+    checked = replay(late, data, before=before, decisions=1_500)
+    assert checked.decisions == 1_500 and differing(checked.offline, checked.live) == {}
+    assert {"n_previous", "rate_processor"} <= set(replay(late, data, decisions=1_500).mismatches())
 
 
 def test_a_frozen_history_goes_on_like_one_that_never_stopped(table, data):

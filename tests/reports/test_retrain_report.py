@@ -123,6 +123,20 @@ def test_the_registry_knows_what_the_version_was_made_of(first, home, small_ware
     assert [e["action"] for e in seen["history"]] == ["promote"] and seen["history"][0]["at"] >= seen["created_at"]
 
 
+def test_a_retraining_from_the_middle_of_the_history_goes_live(tmp_path, small_warehouse):
+    values = yaml.safe_load(CI.read_text()) | {
+        "start": "2026-01-20T12:00",
+        "families": ["linear"],
+        "linear_iterations": 20,
+    }
+    (tmp_path / "late.yaml").write_text(yaml.safe_dump(values))
+    settings, out = settings_of(tmp_path, warehouse=small_warehouse), tmp_path / "out"
+    ended = run(tmp_path / "late.yaml", settings, lambda line: None, REPORT, out)
+    assert (ended.status, ended.exit_code) == ("promoted", 0), ended.verdict
+    assert "500 decisions replayed, all equal" in ended.html.read_text(encoding="utf-8")
+    assert champion(tmp_path / "releases", NAME).name == "1"
+
+
 def test_the_same_again_is_compared_with_the_champion_on_the_same_rows(first, home, small_warehouse):
     from smartrouter.retrain import steps, verdict
     from smartrouter.retrain.plan import begin, read_params

@@ -17,7 +17,7 @@ from smartrouter.retrain.checks import check_extract, check_features, choosable,
 from smartrouter.retrain.plan import make_plan
 from smartrouter.rules.policy import load_policy
 from smartrouter.warehouse.connect import connect
-from smartrouter.warehouse.queries import attempts
+from smartrouter.warehouse.queries import attempts, earlier_attempts
 
 POLICY = load_policy("volaris", Path(__file__).parents[2] / "params")
 PLAN = make_plan({"least_rows": 800, "least_per_processor": 50})
@@ -116,6 +116,39 @@ def test_the_features_of_the_simulated_merchant_raise_no_alarm(world):
         ("point in time", "error", True),
     ]
     assert "200 decisions" in checks[1].found
+
+
+@pytest.fixture(scope="module")
+def late(small_warehouse):
+    """An extract from the middle of the history, and what its first orders tried before."""
+    moment = datetime(2026, 1, 20)
+    with connect(small_warehouse, job="test") as warehouse:
+        return attempts(warehouse, "volaris", moment), earlier_attempts(warehouse, "volaris", moment)
+
+
+def point_in_time(table, before):
+    learn = choosable(POLICY)
+    data = build(table, processors=POLICY.codes, learn=learn, time_zone="America/Mexico_City", home_currency="MXN")
+    return check_features(table, data, make_plan({"replay_rows": 1_000}), before)[1]
+
+
+def test_an_extract_from_the_middle_of_the_history_raises_no_alarm(late):
+    table, before = late
+    check = point_in_time(table, before)
+    assert check.passed and "1,000 decisions replayed" in check.found
+
+
+@pytest.mark.parametrize("of", ["orders that the start cut", "whole orders"])
+def test_a_skew_in_an_extract_from_the_middle_is_found(late, of):
+    table, before = late
+    cut = set(before["order_id"].to_pylist())
+    frame = table.select(["order_id", "n_previous"]).to_pandas()
+    chosen = frame["order_id"].isin(cut) == (of == "orders that the start cut")
+    retried = chosen & (frame["n_previous"] > 0)
+    counts = frame["n_previous"] + retried  # one attempt too many, as if one without an answer were counted
+    skewed = table.set_column(table.schema.get_field_index("n_previous"), "n_previous", pa.array(counts))
+    check = point_in_time(skewed, before)
+    assert not check.passed and "n_previous (" in check.found
 
 
 def planted(data, column, values):

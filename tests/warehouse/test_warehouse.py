@@ -17,6 +17,7 @@ from smartrouter.warehouse.queries import (
     RepeatedKeys,
     approval,
     attempts,
+    earlier_attempts,
     merchants,
     routing_rules,
     volume,
@@ -139,6 +140,20 @@ def test_window_with_a_zone_is_utc(warehouse: Connection) -> None:
     assert frame["n_previous"].to_pylist() == [0, 0, 1]  # context reaches back beyond the window
 
 
+@pytest.mark.parametrize(
+    ("start", "ids"),
+    [("12:00:00", []), ("12:00:30", ["a-1"]), ("12:00:30.000001", ["a-1", "a-2"]), ("13:02:00", ["b-1", "b-2"])],
+)
+def test_orders_that_a_start_cuts_in_two_are_completed(warehouse: Connection, start: str, ids: list[str]) -> None:
+    moment = dt.datetime.fromisoformat(f"2026-04-15T{start}")
+    found = earlier_attempts(warehouse, "volaris", moment)
+    assert found.schema == ATTEMPTS and found["attempt_id"].to_pylist() == ids
+    whole = {row["attempt_id"]: row for row in attempts(warehouse, "volaris").to_pylist()}
+    assert found.to_pylist() == [whole[name] for name in ids]
+    assert earlier_attempts(warehouse, "volaris", moment.replace(tzinfo=dt.UTC)).equals(found)
+    assert earlier_attempts(warehouse, "psp", moment).num_rows == 0  # of another merchant
+
+
 def test_empty_extract_names_the_merchants(warehouse: Connection) -> None:
     with pytest.raises(EmptyExtract, match=r"'volari'.*volaris, psp"):
         attempts(warehouse, "volari")
@@ -153,6 +168,7 @@ def test_injection_through_values(warehouse: Connection, hostile: str) -> None:
     before = count(warehouse)
     for ask in (
         lambda: attempts(warehouse, hostile, empty_ok=True).num_rows,
+        lambda: earlier_attempts(warehouse, hostile, dt.datetime(2026, 4, 15, 13)).num_rows,
         lambda: routing_rules(warehouse, hostile).num_rows,
         lambda: approval(warehouse, hostile).num_rows,
         lambda: volume(warehouse, hostile).num_rows,

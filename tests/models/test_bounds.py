@@ -108,20 +108,24 @@ def test_what_cannot_be_measured_has_no_bounds(made):
 def test_a_world_that_moved_asks_for_a_larger_factor(made):
     X, _, truth, fitted, calibration, bounds = made
     rng = np.random.default_rng(3)
-    logit = np.log(truth / (1 - truth)) + rng.normal(0, 1.2, truth.shape)
-    rate = 1 / (1 + np.exp(-logit))[X[20_000:, BANK].astype(int), X[20_000:, PROCESSOR].astype(int)]
-    moved = (rng.random(len(rate)) < rate).astype(np.float32)
-    assert measure(fitted, calibration, X[20_000:], moved).factor > 1.5 * bounds.factor
+    found = []
+    for moved in (0.4, 1.2):  # logits; a little is within the variances, more is not
+        logit = np.log(truth / (1 - truth)) + rng.normal(0, moved, truth.shape)
+        rate = 1 / (1 + np.exp(-logit))[X[20_000:, BANK].astype(int), X[20_000:, PROCESSOR].astype(int)]
+        y = (rng.random(len(rate)) < rate).astype(np.float32)
+        found.append(measure(fitted, calibration, X[20_000:], y).factor)
+    assert bounds.factor <= found[0] < found[1] and found[1] > 1.5 * bounds.factor
 
 
-@given(st.floats(1.3, 4), st.integers(0, 100))
+@given(st.floats(0.7, 4), st.integers(0, 100))
 @settings(max_examples=40, deadline=None)
 def test_the_factor_of_gaps_is_found(factor, seed):
     rng = np.random.default_rng(seed)
     spread, noise = rng.uniform(0.01, 0.04, 2_000), rng.uniform(1e-5, 4e-4, 2_000)
     found = Gaps(rng.normal(0, np.sqrt((factor * spread) ** 2 + noise)), noise, spread, np.full(2_000, 100.0))
-    assert factor_of(found) == pytest.approx(factor, rel=0.2)
-    assert coverage(found, factor_of(found), 0.9) == pytest.approx(0.9, abs=0.04)
+    assert factor_of(found) == pytest.approx(max(1.0, factor), rel=0.2)
+    held = coverage(found, factor_of(found), 0.9)
+    assert held > 0.86 and (factor < 1 or held == pytest.approx(0.9, abs=0.04))
 
 
 def test_gaps_within_luck_give_the_least_factor():

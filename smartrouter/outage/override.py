@@ -13,8 +13,9 @@ from datetime import datetime, time, timedelta
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from ..core.documents import TimeZone
 from ..core.errors import SmartrouterError
 
 # %% ../../nbs/outage/override.ipynb #Forced
@@ -110,17 +111,7 @@ class Weekly(BaseModel):
     days: tuple[Day, ...] = Field(min_length=1)
     at: str = Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="local time of day in quotes, such as '03:00'")
     minutes: int = Field(ge=1, le=1440)
-    zone: str  # IANA
-
-    @field_validator("zone")
-    @classmethod
-    def known_zone(cls, value: str) -> str:
-        """An IANA time zone of this machine."""
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            raise ValueError(f"{value} is no IANA time zone") from None
-        return value
+    zone: TimeZone  # IANA
 
     def spans(self, now: float) -> list[tuple[float, float]]:
         """Return (begin, end) in epoch seconds, from the one that may still run to those of the next week."""

@@ -14,12 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..core.documents import PlainLoader
+from ..core.documents import PlainLoader, TimeZone
 from ..core.errors import SmartrouterError, listed
 
 # %% ../../nbs/rules/policy.ipynb #UnknownMerchant
@@ -122,22 +121,12 @@ class PolicyFile(ValueSection):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     merchant_id: str = Field(pattern=rf"^{MERCHANT_ID.pattern}$")
-    time_zone: str
+    time_zone: TimeZone
     currency: str = Field(pattern=r"^[A-Z]{3}$")
     processors: list[ProcessorEntry] = Field(min_length=1)
     hard_rules: list[HardRuleEntry] = []
     default_order: list[str]
     exploration: float = Field(0.0, ge=0, le=0.2)  # share of payments whose first place is drawn
-
-    @field_validator("time_zone")
-    @classmethod
-    def known_zone(cls, value: str) -> str:
-        """An IANA time zone of this machine."""
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            raise ValueError(f"{value} is no IANA time zone") from None
-        return value
 
     @model_validator(mode="after")
     def names_agree(self) -> "PolicyFile":

@@ -10,13 +10,12 @@ __all__ = ['START', 'AMOUNT', 'PROCESSOR', 'APPROVED', 'BRAND', 'CHANNEL', 'DETA
 # %% ../../nbs/warehouse/mapping.ipynb #imports
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..core.cards import refuse_card_numbers
-from ..core.documents import PlainLoader
+from ..core.documents import PlainLoader, TimeZone
 from ..core.errors import SmartrouterError, listed
 from .schema import identifier
 
@@ -144,7 +143,7 @@ class Mapping(Strict):
 
     merchant_id: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
     currency: str = Field(pattern=r"^[A-Z]{3}$")  # of amounts, unless a column says it
-    time_zone: str  # IANA, of times without an offset
+    time_zone: TimeZone  # IANA, of times without an offset
     file: FileFormat = FileFormat()
     columns: dict[str, ColumnMapping]
     constants: dict[str, str] = {}  # VIEW.COLUMN -> value of every row
@@ -161,16 +160,6 @@ class Mapping(Strict):
     def plain_constants(cls, value: Any) -> Any:
         """Targets checked, values as text."""
         return {check_target(str(k)): as_text(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-    @field_validator("time_zone")
-    @classmethod
-    def known_zone(cls, value: str) -> str:
-        """An IANA time zone of this machine."""
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            raise ValueError(f"{value} is no IANA time zone") from None
-        return value
 
     @model_validator(mode="after")
     def parts_agree(self) -> "Mapping":

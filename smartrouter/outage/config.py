@@ -19,6 +19,7 @@ from .detector import TechnicalConfig
 from .segment import SegmentConfig
 from .signal import SignalConfig
 from .silence import SilenceConfig
+from .watch import WatchConfig
 
 # %% ../../nbs/outage/config.ipynb #OutageConfigRefused
 class OutageConfigRefused(SmartrouterError):
@@ -32,6 +33,7 @@ class Config(BaseModel):
     signal: SignalConfig
     technical: TechnicalConfig = TechnicalConfig()
     silence: SilenceConfig = SilenceConfig()
+    watch: WatchConfig = WatchConfig()
     approval: ApprovalConfig = ApprovalConfig()
     segment: SegmentConfig = SegmentConfig()
     control: ControlConfig = ControlConfig()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEAVY', 'SilenceConfig', 'AnswersRefused', 'Answers', 'fresh_answers', 'answers_from_json', 'bin_of', 'learn_answer',
-           'survival', 'silent', 'replay_silence', 'slow_after']
+           'survival', 'silent_each', 'silent', 'missing_share', 'replay_silence', 'slow_after']
 
 # %% ../../nbs/outage/silence.ipynb #imports
 import math
@@ -113,18 +113,18 @@ def survival(
         open_[i] = left
     return [share / left for share in open_]
 
-# %% ../../nbs/outage/silence.ipynb #silent
-def silent(
+# %% ../../nbs/outage/silence.ipynb #silent_each
+def silent_each(
     waits_s: Sequence[float | None],  # latest attempts in the order of starts: seconds without answer, None: answered
     slower: Sequence[float],  # of `survival`
     config: SilenceConfig,
     technical: TechnicalConfig,
-) -> float:
-    """Evidence of silence, in attempts, to hold against the detector's `threshold`; a timed-out attempt is open."""
+) -> list[float]:
+    """Evidence of silence for each severity, weighted, in attempts; a timed-out attempt is open."""
     waits = waits_s[-config.newest :]
     oldest = next((i for i, wait in enumerate(waits) if wait is not None), len(waits))
     shares = [None if wait is None else slower[bin_of(wait, config)] for wait in waits[oldest:]]
-    total = 0.0
+    each = []
     for p1, weight in zip(technical.severities, technical.weights, strict=True):
         part = (1.0 - p1) / p1
         for share in shares:
@@ -132,8 +132,26 @@ def silent(
                 part = (1.0 + part) * (1.0 - p1)
             else:
                 part = min((1.0 + part) * (p1 + (1.0 - p1) * share) / share, 1e100)
-        total += weight * part
-    return total
+        each.append(weight * part)
+    return each
+
+
+def silent(
+    waits_s: Sequence[float | None],  # latest attempts in the order of starts: seconds without answer, None: answered
+    slower: Sequence[float],  # of `survival`
+    config: SilenceConfig,
+    technical: TechnicalConfig,
+) -> float:
+    """Evidence of silence, in attempts, to hold against the detector's `threshold`."""
+    return sum(silent_each(waits_s, slower, config, technical))
+
+
+def missing_share(
+    each: Sequence[float],  # of `silent_each`
+    technical: TechnicalConfig,
+) -> float:
+    """Estimated share of attempts that will not be answered: posterior mean over the severities."""
+    return sum(p1 * part for p1, part in zip(technical.severities, each, strict=True)) / sum(each)
 
 # %% ../../nbs/outage/silence.ipynb #replay_silence
 def replay_silence(

@@ -24,7 +24,7 @@ def save_part(
     health: Health,
     part: Part,
 ) -> Any:
-    """Plain values of one part, None where it is gone."""
+    """Plain values of one part, None where it is gone; they share lists with it: write them down at once."""
     code, name = part
     if not code:
         return health.gap if name == "gap" else {key: state.as_json() for key, state in health.board.items()}

@@ -205,6 +205,13 @@ def test_a_snapshot_of_something_else_is_refused(policy, config):
             Router(policy, config, rng=Random(1)).restore(wrong)
 
 
+def test_what_a_decision_finds_out_is_told_later(policy, config):
+    router, _, _ = run_router(policy, config, (0, 0), 10)
+    router.force("MIT", make_override("down", who="ana", reason="test", now=10.0, until=20.0), 10.0)
+    router.decide(PAYMENT, 30.0)
+    assert [t.why for t in router.tick(30.1)] == ["override over"] and router.tick(30.2) == ()
+
+
 def test_an_override_wins_in_the_next_decision(policy, config):
     router, _, _ = run_router(policy, config, (0, 0), 10)
     router.force("WORLDPAY", make_override("down", who="ana", reason="test", now=10.0, until=70.0), 10.0)

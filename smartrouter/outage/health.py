@@ -206,7 +206,8 @@ def lateness(
 ) -> tuple[bool, bool]:
     """Whether an answer is late, and whether it is late at this processor alone."""
     line, config = health.lines[code], health.config.watch
-    late = age_s > slow_after(line.answers, health.config.silence)
+    silence = health.config.silence
+    late = age_s > silence.slow_floor_s and age_s > slow_after(line.answers, silence)
     line.late += (late - line.late) / config.late_memory
     line.late_at = now
     if not late:

@@ -177,18 +177,18 @@ def outcome(
     name = segment_of(ended.currency, ended.bin, config.segment.bin_digits) if ended.bin else ""
     count(line.rolling, ended.kind, now)
     health.dirty.add((code, "technical"))
-    event = Outcome(ended.kind, min(ended.started, now), ended.p, ended.probe)
+    age_s = max(now - ended.started, 0.0)
+    late, alone = lateness(health, code, age_s, now) if age_s <= config.watch.stale_s else (True, False)
+    failed = ended.kind == "technical" or alone
+    event = Outcome("technical" if failed else ended.kind, min(ended.started, now), ended.p, ended.probe)
     told = moved(health, code, "", event, now)
     outlet = line.outlets.get(name)
     if outlet is not None:
         told += moved(health, code, name, event, now)
-    if ended.probe or now - ended.started > config.watch.stale_s or not counts(line.control, ended.started):
+    if ended.probe or age_s > config.watch.stale_s or not counts(line.control, ended.started):
         return told
     if outlet is not None and not counts(outlet, ended.started):
         return told
-    age_s = max(now - ended.started, 0.0)
-    late, alone = lateness(health, code, age_s, now)
-    failed = ended.kind == "technical" or alone
     told += weighed(health, ended, name, failed, now)
     learn_age(health, code, age_s, late and failed)
     return told if failed else told + judged(health, ended, now)
@@ -213,7 +213,7 @@ def lateness(
     if not late:
         return False, False
     peers = [o.late for peer, o in health.lines.items() if peer != code and now - o.late_at <= config.peers_s]
-    return True, bool(peers) and min(peers) < config.late_share
+    return True, bool(peers) and max(peers) < config.late_share
 
 
 def learn_age(

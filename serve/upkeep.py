@@ -65,7 +65,7 @@ class Upkeep:
                     if connection is not None:
                         self.wal_bytes = maintain(connection, self.store.path)
                     if time.monotonic() >= next_match:
-                        reconcile(self.store)
+                        reconcile(self.store, time.time(), self.keepers)
                         next_match = time.monotonic() + RECONCILE_S
                 except StoreUnavailable as error:
                     self.log.write("warning", "upkeep_waits", cause=error.cause)

@@ -289,7 +289,8 @@ def health_writing_statements(
 def health_reading_statements() -> dict[str, Any]:
     """Versions, parts after one, the latest changes of state, and what a stored decision knew."""
     h, v, t, p = HEALTH.c, HEALTH_VERSIONS.c, TRANSITIONS.c, PREDICTIONS.c
-    merchant, version = sa.bindparam("merchant_id"), sa.bindparam("version", type_=sa.BigInteger)
+    merchant: Any = sa.bindparam("merchant_id")
+    version: Any = sa.bindparam("version", type_=sa.BigInteger)
     parts = sa.select(h.processor, h.part, h.state).where(h.merchant_id == merchant, h.version > version)
     parts = parts.where(sa.or_(h.state.is_not(None), version > sa.literal_column("0"))).order_by(h.version)
     latest = sa.select(t.id, t.key, t.incident, t.before, t.after, t.why, t.at, t.evidence, t.closes)

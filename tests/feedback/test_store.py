@@ -70,7 +70,7 @@ def url(request, tmp_path):
         pytest.skip("TEST_POSTGRES_URL names no database")
     engine = sa.create_engine(SERVER)
     with engine.begin() as connection:
-        for table in ("outcomes", "feedback", "predictions", "health", "health_versions", "transitions", "alembic_version"):
+        for table in (*METADATA.tables, "alembic_version"):
             connection.execute(sa.text(f"DROP TABLE IF EXISTS {table} CASCADE"))
     engine.dispose()
     return SERVER

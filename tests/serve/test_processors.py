@@ -283,18 +283,20 @@ def test_a_probe_is_sent_once_and_given_back_where_it_was_not_sent(open_app, set
     (folder / "volaris.yaml").write_text(text)
     app = open_app()
     client, keeper = app.test_client(), app.extensions["smartrouter"].keepers.of["volaris"]
-    dead = pay(client, 0)["ranking"][0]["processor"]
-    for number in range(1, 8):
-        answered = pay(client, number)
-        if answered["ranking"][0]["processor"] == dead:
-            first = number
-            report(client, answered)
-    assert pay(client, first)["prediction_id"]  # a replay: had it reserved a probe, that one was given back
-    until(lambda: keeper.view.controls[dead].mode == "down")
-    probing = keeper.view.controls[dead].probing
-    probes = [a for number in range(50, 60) if (a := pay(client, number))["decision"].get("probe")]
-    assert len(probes) + len(probing.flying) == 1
-    assert "smartrouter_probes_total" in client.get("/metrics").text
+    dead, number = pay(client, 0)["ranking"][0]["processor"], 0
+    while keeper.view.controls[dead].mode == "up":
+        number += 1
+        report(client, pay(client, number))
+    pay(client, 1)  # answered before: its probe was not sent
+    assert keeper.view.controls[dead].probing.made == 1 and keeper.view.controls[dead].probing.flying == ()
+    probe = pay(client, 100)
+    assert probe["decision"]["probe"] and probe["ranking"][0]["processor"] == dead
+    assert probe["decision"]["propensity"] is None
+    assert [pay(client, n)["ranking"][0]["processor"] == dead for n in range(101, 106)] == [False] * 5
+    assert len(keeper.view.controls[dead].probing.flying) == 1
+    report(client, probe, status="approved")
+    assert keeper.view.controls[dead].probing.run == 1
+    assert f'smartrouter_probes_total{{merchant="volaris",processor="{dead}"}} 1.0' in client.get("/metrics").text
 
 
 def test_a_parameter_file_that_breaks_keeps_what_was_there(open_app, settings, tmp_path):

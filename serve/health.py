@@ -116,7 +116,10 @@ def chosen(store: Store, stop: threading.Event) -> Iterator[bool]:
     with store.engine.connect() as connection:
         ask = sa.text(f"SELECT pg_try_advisory_lock({LISTEN_LOCK})")
         connection.execution_options(isolation_level="AUTOCOMMIT")
-        yield wait_for(lambda: bool(connection.execute(ask).scalar()), stop)
+        try:
+            yield wait_for(lambda: bool(connection.execute(ask).scalar()), stop)
+        finally:
+            connection.invalidate()  # the lock is its session's, which the pool would keep
 
 
 def locked(file: int) -> bool:
@@ -217,9 +220,11 @@ class Listening:
 
     def read_sent(self, since: float, now: float) -> None:
         """Watch payments that were sent since."""
-        for prediction_id, merchant_id, ranking, at in self.store.read("sent_since", since=since):
+        ((text,),) = self.store.read("sent_since", since=since)
+        new = [row for row in from_json(text or "[]") if row[0] not in self.sent]
+        for prediction_id, merchant_id, ranking, at in sorted(new, key=lambda row: row[3]):
             keeper = self.keepers.of.get(merchant_id)
-            if prediction_id in self.sent or keeper is None:
+            if keeper is None:
                 continue
             code = next(iter(from_json(ranking)), "")
             self.sent[prediction_id] = at, merchant_id, code

@@ -17,6 +17,7 @@ from serve.metrics import Metrics
 from serve.problems import ProblemError
 from serve.schemas import AVAILABLE, PredictRequest
 from smartrouter.core.settings import Settings
+from smartrouter.feedback.health import Keeper, give_back
 from smartrouter.feedback.outcome import digest
 from smartrouter.feedback.store import KeyReused, Store, StoreUnavailable, new_id, prediction_row, save_prediction
 from smartrouter.rules.policy import eligible, hard_rule
@@ -102,14 +103,29 @@ class Answerer:
         merchant = self.known(request)
         body = request.model_dump_json(exclude_none=True)
         document = json.loads(body)
-        decision, reason = self.rank(document, merchant, now, start)
+        keeper = self.keeper(request.merchant_id)
+        decision, reason = self.rank(document, merchant, now, start, keeper)
         latency_ms = round((time.perf_counter() - start) * 1000, 3)
         answered = respond(request, merchant, decision, reason, new_id("p", now), latency_ms)
-        answer = self.record(request, body, answered, now)
+        answer = self.record(request, body, answered, kept_health(decision), now)
+        if decision.probe is not None and keeper is not None:
+            self.probed(keeper, decision, answer, now)
         way = answer.approach, answer.fallback_reason or ""
         counter = self.ways.get(way) or self.ways.setdefault(way, self.metrics.decisions.labels(*way))
         counter.inc()
         return answer
+
+    def keeper(self, merchant_id: str) -> Keeper | None:
+        """The health of the merchant's processors; None for what-ifs, which meet healthy ones and send no probe."""
+        keepers = self.merchants.keepers
+        return None if keepers is None else keepers.of.get(merchant_id)
+
+    def probed(self, keeper: Keeper, decision: Any, answer: Answer, now: float) -> None:
+        """Count a probe that is sent; one whose answer is on no record, or on an older one, was not."""
+        if answer.stored and not answer.replayed:
+            self.metrics.probes.labels(keeper.merchant_id, decision.ranking[0].processor).inc()
+        else:
+            give_back(keeper.keepers, keeper.merchant_id, decision.probe, now)
 
     def known(self, request: PredictRequest) -> Merchant:
         """The merchant of a request that this release can answer."""
@@ -122,7 +138,9 @@ class Answerer:
             raise ProblemError("invalid", reason, [{"path": "$.merchant_id", "reason": reason}])
         return merchant
 
-    def rank(self, document: dict[str, Any], merchant: Merchant, now: float, start: float) -> tuple[Any, str | None]:
+    def rank(
+        self, document: dict[str, Any], merchant: Merchant, now: float, start: float, health: Keeper | None
+    ) -> tuple[Any, str | None]:
         """The router's decision and why no model was used; without a router the policy's own order."""
         limit = start + self.settings.deadline_ms / 1000
         name = merchant.policy.merchant_id
@@ -137,13 +155,16 @@ class Answerer:
                 rules=merchant.rules,
                 predictor=model,
                 rng=random.Random(int.from_bytes(seed)),
+                health=health,
             )
         except Exception as error:
             self.log.failure("router_failed", error, merchant=name)
             decision, reason = last_resort(document, merchant), "router_failed"
         return decision, (model.reason if model and model.reason else reason)
 
-    def record(self, request: PredictRequest, body: str, answered: dict[str, Any], now: float) -> Answer:
+    def record(
+        self, request: PredictRequest, body: str, answered: dict[str, Any], health: str | None, now: float
+    ) -> Answer:
         """Store the answer, or find the one stored before; an answer that cannot be stored says so."""
         answered["stored"] = self.store is not None
         text, decision = encode(answered), answered["decision"]
@@ -151,7 +172,7 @@ class Answerer:
         if self.store is None:
             return Answer(text, False, False, *facts)
         try:
-            saved = save_prediction(self.store, row_of(request, body, answered, text, now), STORE_WAIT_S)
+            saved = save_prediction(self.store, row_of(request, body, answered, text, health, now), STORE_WAIT_S)
         except KeyReused as error:
             reason = f"{error.given}. {error.remedy}"
             raise ProblemError("key-reused", reason, [{"path": "$.transaction_id", "reason": error.given}]) from None
@@ -176,6 +197,24 @@ def attempt_key(document: dict[str, Any]) -> str:
     """What makes an attempt the same attempt."""
     sequence = document["attempt"]["sequence_order"]
     return f"{document['merchant_id']}\n{document['transaction_id']}\n{sequence}\n{MODEL_TYPE}"
+
+
+def kept_health(decision: Any) -> str | None:
+    """What the decision knew of the processors' health, as it is stored; None when all was quiet."""
+    if not (decision.probe or decision.all_down or decision.health):
+        return None
+    shifts = {shown.processor: shown.logit_shift for shown in decision.health if shown.logit_shift}
+    return encode({"probe": decision.probe, "all_down": decision.all_down, "shifts": shifts})
+
+
+def told_health(decision: Any) -> dict[str, Any]:
+    """What the answer says of the processors' health, where there is something to say."""
+    states = {shown.processor: shown.state for shown in decision.health}
+    return {
+        **({"probe": True} if decision.probe else {}),
+        **({"all_down": True} if decision.all_down else {}),
+        **({"health": states} if states else {}),
+    }
 
 
 def respond(
@@ -215,6 +254,7 @@ def respond(
             "fallback_reason": (reason or decision.fallback_reason) if decision.approach == "rules" else None,
             "rule_id": decision.rule_id,
             **({} if decision.caution is None else {"caution": decision.caution}),
+            **told_health(decision),
         },
         "model": {"name": decision.model_name, "version": decision.model_version} if asked else None,
         "experiment": None,
@@ -223,7 +263,9 @@ def respond(
     }
 
 
-def row_of(request: PredictRequest, body: str, answered: dict[str, Any], text: str, now: float) -> dict[str, Any]:
+def row_of(
+    request: PredictRequest, body: str, answered: dict[str, Any], text: str, health: str | None, now: float
+) -> dict[str, Any]:
     """The row of the predictions table."""
     decision, model = answered["decision"], answered["model"] or {}
     return prediction_row(
@@ -246,6 +288,7 @@ def row_of(request: PredictRequest, body: str, answered: dict[str, Any], text: s
         model_version=model.get("version"),
         latency_ms=answered["latency_ms"],
         created_at=now,
+        health=health,
     )
 
 
@@ -277,6 +320,9 @@ class LastResort:
     model_name: str | None = None
     model_version: str | None = None
     caution: str | None = None
+    probe: str | None = None
+    all_down: bool = False
+    health: tuple[Any, ...] = ()
 
 
 def last_resort(document: dict[str, Any], merchant: Merchant) -> LastResort:

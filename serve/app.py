@@ -13,16 +13,29 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 from flask_openapi3 import Info, OpenAPI, Tag
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from serve import pages
 from serve.answer import Answerer
 from serve.body import MOST_BYTES, parse, read_bytes
+from serve.health import Listening, Looking, open_keepers
 from serve.logs import Log
 from serve.merchants import MODEL_TYPE, LoadModel, Merchants
 from serve.metrics import Metrics
 from serve.problems import MEDIA_TYPE, ProblemError, document, invalid, respond
+from serve.processors import (
+    LIFT_EXAMPLE,
+    OVERRIDE_EXAMPLE,
+    LiftRequest,
+    MerchantQuery,
+    OverrideRequest,
+    ProcessorPath,
+    ProcessorsResponse,
+    ProcessorState,
+    forced,
+    listing,
+)
 from serve.rates import Rates
 from serve.schemas import (
     EXAMPLE,
@@ -39,11 +52,13 @@ from serve.schemas import (
 from serve.security import Keys, check_exposure, refuse_cards_outside_body, request_id_of
 from serve.upkeep import Upkeep
 from smartrouter.core.settings import Settings
+from smartrouter.feedback.health import Keepers
 from smartrouter.feedback.outcome import Feedback, OutcomeRefused, check_outcome
 from smartrouter.feedback.store import Receipt, Store, StoreUnavailable, check, new_id, save_feedback
 
 RETRY_AFTER_S = "2"
 ROUTING, OUTCOMES, OPERATIONS = Tag(name="routing"), Tag(name="feedback"), Tag(name="operations")
+STATES = Tag(name="processors")
 
 
 class DocumentedApp(OpenAPI):
@@ -57,15 +72,27 @@ class DocumentedApp(OpenAPI):
     def create_view_func(
         func: Any, header: Any, cookie: Any, path: Any, query: Any, form: Any, body: Any, *_: Any, **__: Any
     ) -> Any:
-        """A view that gets its checked body, where the function asks for one."""
-        if body is None:
+        """A view that gets what its function asks for, checked: parts of the path, the query, the body."""
+        if path is query is body is None:
             return func
 
         @wraps(func)
-        def view() -> Any:
-            return func(parse(body, read_bytes()))
+        def view(**given: Any) -> Any:
+            found = {} if body is None else {"body": parse(body, read_bytes())}
+            for name, kind, values in (("path", path, given), ("query", query, request.args)):
+                if kind is not None:
+                    found[name] = checked(kind, dict(values), name)
+            return func(**found)
 
         return view
+
+
+def checked(kind: type[BaseModel], values: dict[str, Any], root: str) -> BaseModel:
+    """Texts of a URL as their type; raises `ProblemError`."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise invalid(error, root) from None
 
 
 @dataclass
@@ -78,12 +105,15 @@ class Parts:
     answerer: Answerer
     metrics: Metrics
     log: Log
+    keepers: Keepers
     upkeep: Upkeep
+    looking: Looking
+    listening: Listening
 
     def close(self) -> None:
         """Stop the threads and close the store."""
-        self.merchants.close()
-        self.upkeep.close()
+        for thread in (self.listening, self.looking, self.merchants, self.upkeep):
+            thread.close()
         self.answerer.close()
         self.store.close()
 
@@ -102,9 +132,11 @@ def create_app(
     decide, load_model = decide or model.decide, load_model or model.load_model
     log, metrics = log or Log(settings.log_level), Metrics()
     store = Store(settings.store, settings.durability)
-    merchants = Merchants(settings, store, load_model, log, metrics)
+    keepers = open_keepers(store, log, metrics)
+    merchants = Merchants(settings, store, load_model, log, metrics, keepers)
     answerer = Answerer(settings, store, merchants, decide, metrics, log)
-    parts = Parts(settings, store, merchants, answerer, metrics, log, Upkeep(store, log))
+    around = Upkeep(store, keepers, log), Looking(keepers, log, metrics), Listening(keepers, log, metrics)
+    parts = Parts(settings, store, merchants, answerer, metrics, log, keepers, *around)
     app = DocumentedApp(
         "serve",
         info=Info(
@@ -120,8 +152,11 @@ def create_app(
     app.extensions["smartrouter"] = parts
     guard(app, parts)
     routing(app, parts)
+    states(app, parts)
     operations(app, parts)
     merchants.start()
+    parts.looking.start()
+    parts.listening.start()
     parts.upkeep.start()
     return app
 
@@ -287,7 +322,7 @@ def routing(app: DocumentedApp, parts: Parts) -> None:
     )
     def feedback(body: Feedback) -> Response:
         check_event(body, parts, g.now, "$")
-        (receipt,) = save_feedback(store, [body], g.now)
+        (receipt,) = save_feedback(store, [body], g.now, parts.keepers)
         metrics.feedback.labels(receipt).inc()
         g.facts = {"merchant": body.merchant_id, "prediction_id": body.prediction_id, "receipt": receipt}
         if receipt == "conflict":
@@ -304,7 +339,7 @@ def routing(app: DocumentedApp, parts: Parts) -> None:
     )
     def feedback_batch(body: FeedbackBatch) -> Response:
         events, answers = check_batch(body, parts, g.now)
-        receipts = save_feedback(store, list(events.values()), g.now) if events else []
+        receipts = save_feedback(store, list(events.values()), g.now, parts.keepers) if events else []
         for (index, event), receipt in zip(events.items(), receipts, strict=True):
             metrics.feedback.labels(receipt).inc()
             if receipt == "conflict":
@@ -365,6 +400,50 @@ def conflict(event: Feedback, root: str) -> ProblemError:
 def receipt_of(event: Feedback, receipt: Receipt) -> dict[str, Any]:
     """The answer to an event that is durable."""
     return {"event_id": event.event_id, "status": receipt, "outcome": event.outcome}
+
+
+def states(app: DocumentedApp, parts: Parts) -> None:
+    """States of the processors, and what people force."""
+    key: list[dict[str, list[Any]]] = [{"key": []}] if parts.settings.api_keys else [{"key": []}, {}]
+    writing = {200: ProcessorState, **problem_response(*BODY_PROBLEMS, "store-unavailable")}
+
+    @app.get(
+        "/api/v1/processors",
+        summary="State of each processor, since when and why",
+        responses={
+            200: ProcessorsResponse,
+            **problem_response("key-required", "invalid", "card-number", "too-many", "store-unavailable"),
+        },
+        tags=[STATES],
+        security=key,
+    )
+    def processors(query: MerchantQuery) -> Response:
+        return Response(json.dumps(listing(parts.keepers, query, g.now)), content_type="application/json")
+
+    @app.post(
+        "/api/v1/processors/<code>/override",
+        summary="Force a processor's state",
+        description="Wins over every detector, and ends by itself; the change is on record. "
+        "A second one takes the place of the first.",
+        responses=writing,
+        tags=[STATES],
+        security=key,
+    )
+    def override(path: ProcessorPath, query: MerchantQuery, body: OverrideRequest) -> Response:
+        found = forced(parts.keepers, path.code, query, body, g.now)
+        return Response(json.dumps(found), content_type="application/json")
+
+    @app.delete(
+        "/api/v1/processors/<code>/override",
+        summary="Lift what was forced",
+        description="The detectors decide again. Without anything forced it changes nothing.",
+        responses=writing,
+        tags=[STATES],
+        security=key,
+    )
+    def lift(path: ProcessorPath, query: MerchantQuery, body: LiftRequest) -> Response:
+        found = forced(parts.keepers, path.code, query, body, g.now)
+        return Response(json.dumps(found), content_type="application/json")
 
 
 def operations(app: DocumentedApp, parts: Parts) -> None:
@@ -441,14 +520,20 @@ def readiness(parts: Parts) -> dict[str, Any]:
             "last_outcome_id": merchants.last,
             "lag_s": merchants.lag_s,
         },
+        "health": {
+            "view_age_s": None if (age_s := parts.looking.age_s()) is None else round(age_s, 3),
+            "states": parts.looking.states(merchant_id),
+        },
         "rules_version": merchant.rules.version if merchant and merchant.rules else None,
     }
 
 
-EXAMPLES = {
-    "/api/v1/ml/predict": EXAMPLE,
-    "/api/v1/ml/feedback": FEEDBACK_EXAMPLE,
-    "/api/v1/ml/feedback/batch": {"items": [FEEDBACK_EXAMPLE]},
+EXAMPLES: dict[tuple[str, str], Any] = {
+    ("post", "/api/v1/ml/predict"): EXAMPLE,
+    ("post", "/api/v1/ml/feedback"): FEEDBACK_EXAMPLE,
+    ("post", "/api/v1/ml/feedback/batch"): {"items": [FEEDBACK_EXAMPLE]},
+    ("post", "/api/v1/processors/{code}/override"): OVERRIDE_EXAMPLE,
+    ("delete", "/api/v1/processors/{code}/override"): LIFT_EXAMPLE,
 }
 
 
@@ -459,10 +544,10 @@ def specification(app: DocumentedApp) -> dict[str, Any]:
         return spec
     for path, item in spec["paths"].items():
         for method, operation in item.items():
-            if method == "get":
+            if method == "get" and not operation.get("parameters"):
                 operation["responses"].pop("422", None)
-            elif path in EXAMPLES:
-                operation["requestBody"]["content"]["application/json"]["example"] = EXAMPLES[path]
+            elif (method, path) in EXAMPLES:
+                operation["requestBody"]["content"]["application/json"]["example"] = EXAMPLES[method, path]
                 operation["requestBody"]["required"] = True
     batch = spec["components"]["schemas"]["FeedbackBatch"]  # checked one by one, so that one fault spoils one event
     batch["properties"]["items"]["items"] = {"$ref": "#/components/schemas/Feedback"}

@@ -12,9 +12,11 @@ from serve.logs import Log
 from serve.metrics import Metrics
 from smartrouter.core.errors import SmartrouterError
 from smartrouter.core.settings import Settings
+from smartrouter.feedback.health import Keepers
 from smartrouter.feedback.outcome import OutcomeRow
 from smartrouter.feedback.store import Store, StoreUnavailable, first_outcome, newest_outcome, outcomes_after
 from smartrouter.models.package import pointed_version
+from smartrouter.outage.config import Config, load_config
 from smartrouter.rules.policy import MerchantPolicy, UnknownMerchant, load_policy, policy_path
 from smartrouter.rules.static import RuleSet, load_rules
 
@@ -69,6 +71,7 @@ class Merchant:
     policy: MerchantPolicy
     rules: RuleSet | None = None
     model: Model | None = None
+    outage: Config | None = None
     problems: dict[str, str] = field(default_factory=dict)  # what failed to load -> why
 
 
@@ -104,8 +107,17 @@ def champion_version(
 class Merchants:
     """Keeps every merchant current from one background thread; readers take what is there without a lock."""
 
-    def __init__(self, settings: Settings, store: Store, load_model: LoadModel, log: Log, metrics: Metrics):
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        load_model: LoadModel,
+        log: Log,
+        metrics: Metrics,
+        keepers: Keepers | None = None,  # of the processors' health; None: all are taken to be up
+    ):
         self.settings, self.store, self.load_model, self.log, self.metrics = settings, store, load_model, log, metrics
+        self.keepers = keepers
         self.now: dict[str, Merchant] = {}
         self.seen: dict[tuple[str, str], tuple[Stamp, float]] = {}  # (merchant, what) -> (stamp, try again at)
         self.last, self.applied = 0, 0
@@ -165,7 +177,7 @@ class Merchants:
         yield from sorted(found)
 
     def look(self) -> None:
-        """Load what changed: policies, rule snapshots, champion pointers."""
+        """Load what changed: policies, rule snapshots, champion pointers, outage parameters."""
         for merchant_id in self.ids():
             self.fresh(merchant_id, "policy", self.policy_file(merchant_id), self.load_policy)
             if merchant_id in self.now:
@@ -173,6 +185,9 @@ class Merchants:
                 self.fresh(merchant_id, "rules", rules, self.load_rules)
                 pointer = self.settings.releases / f"{MODEL_TYPE}.{merchant_id}" / "champion.json"
                 self.fresh(merchant_id, "model", pointer, self.load_champion)
+                if self.keepers is not None:
+                    self.fresh(merchant_id, "outage", self.outage_file(merchant_id), self.load_outage)
+                    self.keep(self.keepers, self.now[merchant_id])
 
     def policy_file(self, merchant_id: str) -> Path:
         """The file that `load_policy` would read, also where its name is none of a merchant; its load says so."""
@@ -240,6 +255,24 @@ class Merchants:
         self.metrics.reloads.labels("model", "loaded").inc()
         self.metrics.version.labels(model.name).set(float(version) if version.isdigit() else 0.0)
         self.log.write("info", "model_loaded", merchant=merchant_id, model=model.name, version=version)
+
+    # -- health of the processors -------------------------------------------------------------------------------------
+
+    def outage_file(self, merchant_id: str) -> Path:
+        """The merchant's own outage parameters or the default ones; those in the home folder win."""
+        names, folders = (f"{merchant_id}.yaml", "default.yaml"), self.folders()[::-1]
+        tries = [folder / "outage" / name for name in names for folder in folders]
+        return next((path for path in tries if path.is_file()), tries[-1])
+
+    def load_outage(self, merchant_id: str, path: Path) -> None:
+        """Read the outage parameters."""
+        self.now[merchant_id] = replace(self.now[merchant_id], outage=load_config(path))
+        self.metrics.reloads.labels("outage", "loaded").inc()
+
+    def keep(self, keepers: Keepers, merchant: Merchant) -> None:
+        """Keep the health of the merchant's processors, under the parameters and the policy as they are now."""
+        if merchant.outage is not None:
+            keepers.put(merchant.policy.merchant_id, merchant.outage, merchant.policy.codes)
 
     # -- outcomes ----------------------------------------------------------------------------------------------------
 

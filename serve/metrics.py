@@ -33,6 +33,22 @@ class Metrics:
         self.problems = Counter("problems", "Refused requests by kind of problem", ["kind"], **make)
         self.reloads = Counter("reloads", "Loads of a release, rule set or policy", ["what", "result"], **make)
         self.applied = Counter("outcomes_applied", "Outcomes folded into the feature state of a worker", **make)
+        self.health_failures = Counter("health_failures", "Failed steps of the processors' health", ["what"], **make)
+        self.transitions = Counter(
+            "processor_transitions", "Changes of state, segments included", ["merchant", "processor", "after"], **make
+        )
+        self.probes = Counter("probes", "Payments that tried what was down", ["merchant", "processor"], **make)
+        self.ticks = Counter("health_ticks", "Times that silence was listened to", **make)
+        self.states = Gauge(
+            "processor_state",
+            "1 for the state that a processor has, 0 for the others",
+            ["merchant", "processor", "state"],
+            multiprocess_mode="mostrecent",
+            **make,
+        )
+        self.view_age = Gauge(
+            "health_view_age_seconds", "Age of the states that decisions see", multiprocess_mode="livemax", **make
+        )
         self.version = Gauge("model_version", "Version in use", ["model"], multiprocess_mode="mostrecent", **make)
 
     def text(self) -> bytes:

@@ -74,7 +74,7 @@ def call(path: str, method: str, operation: dict[str, Any], spec: dict[str, Any]
         example = content.get("example")
         if example is not None:
             text = json.dumps(example, indent=1, ensure_ascii=False)
-            parts.append(f"<pre>{html.escape(curl(path, text))}</pre>")
+            parts.append(f"<pre>{html.escape(curl(method, path, text))}</pre>")
         rows = "".join(fields(resolve(content["schema"], spec), spec))
         parts.append(f"<table><tr><th>field<th>type<th><th></tr>{rows}</table>")
     answers = "".join(
@@ -89,10 +89,11 @@ def call(path: str, method: str, operation: dict[str, Any], spec: dict[str, Any]
     return "".join(parts)
 
 
-def curl(path: str, body: str) -> str:
+def curl(method: str, path: str, body: str) -> str:
     """A command that makes the call."""
     quoted = body.replace("'", "'\\''")
-    return f"curl -s http://127.0.0.1:8000{path} -H 'Content-Type: application/json' -d '{quoted}'"
+    other = "" if method == "post" else f"-X {method.upper()} "
+    return f"curl -s {other}http://127.0.0.1:8000{path} -H 'Content-Type: application/json' -d '{quoted}'"
 
 
 def page(spec: dict[str, Any]) -> str:

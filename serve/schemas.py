@@ -256,6 +256,13 @@ class DecisionPart(BaseModel):
     caution: Literal["applied", "no_intervals"] | None = Field(
         None, description="Only there when a cautious merchant's payment was ranked by a model: whether it has bounds"
     )
+    probe: bool = Field(False, description="Only there when true: this payment tries a processor that is down")
+    all_down: bool = Field(
+        False, description="Only there when true: no processor is healthy, and the ranking is of the least bad"
+    )
+    health: dict[str, Literal["degraded", "down", "recovering"]] = Field(
+        default_factory=dict, description="Only there when not empty: candidates that are not up, by processor"
+    )
 
 
 class ModelPart(BaseModel):
@@ -368,6 +375,13 @@ class ReadyFeatures(BaseModel):
     lag_s: float | None
 
 
+class ReadyHealth(BaseModel):
+    """The processors' health, as decisions see it."""
+
+    view_age_s: float | None = Field(description="Since the states were known to be right; null: never read")
+    states: dict[str, Literal["up", "degraded", "down", "recovering"]]
+
+
 class Ready(BaseModel):
     """What the service stands on."""
 
@@ -377,4 +391,5 @@ class Ready(BaseModel):
     model: ReadyModel | None
     store: ReadyStore
     features: ReadyFeatures
+    health: ReadyHealth
     rules_version: str | None

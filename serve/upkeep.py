@@ -7,6 +7,7 @@ import time
 from typing import IO
 
 from serve.logs import Log
+from smartrouter.feedback.health import Keepers
 from smartrouter.feedback.store import Store, StoreUnavailable, connect_file, maintain, reconcile
 
 CHECKPOINT_S = 0.5
@@ -17,8 +18,8 @@ ELECT_S = 1.0  # how soon another worker takes over when the one with the lock d
 class Upkeep:
     """A thread that works only in the worker that holds the lock; the kernel gives the lock up when a process dies."""
 
-    def __init__(self, store: Store, log: Log):
-        self.store, self.log, self.stop = store, log, threading.Event()
+    def __init__(self, store: Store, keepers: Keepers, log: Log):
+        self.store, self.keepers, self.log, self.stop = store, keepers, log, threading.Event()
         self.wal_bytes = 0
         self.thread = threading.Thread(target=self.work, name="upkeep", daemon=True)
 
@@ -65,7 +66,7 @@ class Upkeep:
                     if connection is not None:
                         self.wal_bytes = maintain(connection, self.store.path)
                     if time.monotonic() >= next_match:
-                        reconcile(self.store)
+                        reconcile(self.store, time.time(), self.keepers)
                         next_match = time.monotonic() + RECONCILE_S
                 except StoreUnavailable as error:
                     self.log.write("warning", "upkeep_waits", cause=error.cause)

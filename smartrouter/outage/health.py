@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Part', 'ON_TIME', 'MOST_HELD', 'Line', 'Health', 'fresh_line', 'open_health', 'moved', 'forget', 'Ended', 'outcome',
            'lateness', 'learn_age', 'outlined', 'weighed', 'judged', 'tick', 'listened', 'gap_begins', 'gap_ends',
-           'payments_per_s', 'reserve', 'UnknownProcessor', 'force']
+           'payments_per_s', 'reserve', 'give_back', 'UnknownProcessor', 'force']
 
 # %% ../../nbs/outage/health.ipynb #imports
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..core.errors import SmartrouterError
 from . import approval, segment
@@ -28,7 +28,7 @@ from smartrouter.outage.control import (
     step,
 )
 from .override import Override, next_window
-from .probe import Probe
+from .probe import Probe, reported
 from .rolling import Rolling, count, score
 from .segment import Segment, segment_of
 from .signal import Kind
@@ -403,7 +403,29 @@ def reserve(
         health.dirty.add((code, "control"))
     return probe
 
+# %% ../../nbs/outage/health.ipynb #give_back
+def give_back(
+    health: Health,  # changed in place
+    probe_id: str,  # of `Probe`: its state's key, and a number
+    now: float,  # epoch seconds
+) -> None:
+    """Take back a probe that was reserved and not sent; an unknown one changes nothing."""
+    code, _, name = probe_id.rpartition("#")[0].partition("|")
+    line = health.lines.get(code)
+    state = None if line is None else line.outlets.get(name) if name else line.control
+    if line is None or state is None:
+        return
+    probing = reported(state.probing, probe_id, None, now, health.config.control.probe)
+    if probing is state.probing:
+        return
+    after = replace(state, probing=probing)
+    if name:
+        line.outlets[name] = after
+    else:
+        line.control = after
+    health.dirty.add((code, "control"))
 
+# %% ../../nbs/outage/health.ipynb #UnknownProcessor
 class UnknownProcessor(SmartrouterError):
     """A processor that the merchant's policy does not name."""
 

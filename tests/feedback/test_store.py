@@ -70,7 +70,7 @@ def url(request, tmp_path):
         pytest.skip("TEST_POSTGRES_URL names no database")
     engine = sa.create_engine(SERVER)
     with engine.begin() as connection:
-        for table in ("outcomes", "feedback", "predictions", "alembic_version"):
+        for table in (*METADATA.tables, "alembic_version"):
             connection.execute(sa.text(f"DROP TABLE IF EXISTS {table} CASCADE"))
     engine.dispose()
     return SERVER
@@ -178,11 +178,11 @@ def test_feedback_finds_its_prediction_by_attempt_or_transaction(store):
 def test_feedback_before_its_prediction_is_reconciled_once(store):
     late = Feedback(attempt_id="a-1", merchant_id="volaris", event_id="e", processor="MIT", status="approved")
     assert save_feedback(store, [event("p-late"), late], NOW) == ["kept", "kept"]
-    assert reconcile(store) == 0
+    assert reconcile(store, NOW + 9) == 0
     save_prediction(store, prediction("tx-1", prediction_id="p-late"))
     save_prediction(store, prediction("tx-2", attempt_id="a-1"))
-    assert reconcile(store) == 2
-    assert reconcile(store) == 0
+    assert reconcile(store, NOW + 9) == 2
+    assert reconcile(store, NOW + 9) == 0
     assert [r.known_at for r in outcomes_after(store, 0)] == [NOW, NOW]
     assert newest_outcome(store) == outcomes_after(store, 0)[-1].id
     assert first_outcome(store, NOW) is None

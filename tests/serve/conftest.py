@@ -14,6 +14,7 @@ from serve.app import create_app
 from serve.logs import Log
 from smartrouter.core.settings import Settings
 from smartrouter.feedback.store import upgrade
+from smartrouter.outage.control import effective
 from smartrouter.rules.policy import eligible, hard_rule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +53,7 @@ def fake_load(folder: Path) -> FakeModel:
     return FakeModel(version=content["version"], **facts)
 
 
-def fake_decide(payment, *, now, policy, rules=None, predictor=None, rng=None):
+def fake_decide(payment, *, now, policy, rules=None, predictor=None, rng=None, health=None):
     """The router's shape in twenty lines."""
     card, order = payment["card"], payment["order"]
     allowed, excluded = eligible(policy, card["brand"], order["currency"], payment.get("eligible_processors"))
@@ -89,7 +90,26 @@ def fake_decide(payment, *, now, policy, rules=None, predictor=None, rng=None):
         model_name=predictor.name if approach == "model" else None,
         model_version=predictor.version if approach == "model" else None,
         caution=None,
+        **seen_by(health, ranking, payment, now),
     )
+
+
+def seen_by(health, ranking, payment, now):
+    """What the router does with health, in a few lines: dead ones go last, or first with a probe."""
+    found = {"probe": None, "all_down": False, "health": ()}
+    if health is None:
+        return found
+    down = [line for line in ranking if effective(health.view.controls[line.processor], now) == "down"]
+    tried = [(line, probe) for line in down if (probe := health.reserve(line.processor, "", now, 0.5))][:1]
+    for line in down:
+        ranking.remove(line)
+        ranking.append(line)
+    for line, probe in tried:
+        ranking.remove(line)
+        ranking.insert(0, line)
+        found["probe"] = probe.id
+    found["health"] = tuple(SimpleNamespace(processor=x.processor, state="down", logit_shift=0.0) for x in down)
+    return found
 
 
 def write_champion(home: Path, version: str, **facts) -> None:

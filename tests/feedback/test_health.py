@@ -45,7 +45,7 @@ from smartrouter.outage import health as engine
 from smartrouter.outage.config import load_config
 from smartrouter.outage.health import UnknownProcessor, open_health
 from smartrouter.outage.override import make_override
-from smartrouter.outage.saved import save_part
+from smartrouter.outage.saved import load_parts, parts_of, save_part
 from smartrouter.outage.signal import build_taxonomy
 from smartrouter.outage.watch import Watch, started
 from tests.conftest import ROOT
@@ -159,12 +159,19 @@ def replayed(store):
     return health
 
 
+def written(health):
+    """All that is known, in writing."""
+    return [(part, to_json(save_part(health, part))) for part in parts_of(health)]
+
+
 def check_replay(keepers):
     health = replayed(keepers.store)
-    kept = parts(keepers)
-    assert kept == {part: json.loads(to_json(save_part(health, part))) for part in kept}
-    order = [part for code, part in kept if code == "WORLDPAY" and part.startswith("segment:")]
-    assert order == [f"segment:{name}" for name in health.lines["WORLDPAY"].segments]  # the latest seen last
+    kept = open_health(CONFIG, CODES)
+    assert load_parts(kept, [(part, state) for part, state in parts(keepers).items()]) == []
+    assert parts_of(kept) == parts_of(health)  # segments included, the latest seen last
+    assert [to_json(save_part(kept, p)) for p in parts_of(kept)] == [
+        to_json(save_part(health, p)) for p in parts_of(kept)
+    ]
 
 
 # -- once ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ __all__ = ['save_part', 'parts_of', 'load_part', 'load_parts', 'save_watch', 'lo
 
 # %% ../../nbs/outage/saved.ipynb #imports
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
 from ..core.errors import SmartrouterError
@@ -34,7 +33,7 @@ def save_part(
     if name == "control":
         return [line.control.as_json(), {key: outlet.as_json() for key, outlet in line.outlets.items()}]
     if name == "technical":
-        return [line.detector.parts, asdict(line.baseline), line.rolling.minutes, line.late, line.late_at]
+        return [line.detector.parts, line.baseline.as_json(), line.rolling.minutes, line.late, line.late_at]
     if name == "answers":
         return [line.answers.counts, line.answers.weight, line.held, line.on_time]
     found = line.segments.get(name.removeprefix("segment:"))

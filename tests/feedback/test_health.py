@@ -250,13 +250,18 @@ def test_two_workers_make_of_batches_what_one_engine_makes_of_the_log(tmp_path_f
         keepers.store.close()
 
 
-def test_many_segments_come_and_go_alike_in_the_store(keepers):
+def test_what_is_written_in_pieces_is_whole_for_whoever_comes_late(open_keepers):
+    keepers, other = open_keepers(), open_keepers()
     rng = random.Random(7)
-    for number in range(250):  # 90 BINs, 64 are kept
-        post(keepers, number, "approved" if rng.random() < 0.9 else "declined")
+    for number in range(300):  # 90 BINs, 64 are kept; a whole board with every 128th outcome
+        turn = other if number in (20, 290) else keepers
+        post(turn, number, "approved" if rng.random() < 0.9 else "declined")
     kept = [part for code, part in parts(keepers) if part.startswith("segment:")]
     assert len(kept) == CONFIG.segment.most
     check_replay(keepers)
+    assert written(other.of["volaris"].health) != written(keepers.of["volaris"].health)  # it has not looked since
+    tick(other, "volaris", {}, NOW + 300)
+    assert written(other.of["volaris"].health) == written(keepers.of["volaris"].health)
 
 
 # -- at the same time ----------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from smartrouter.outage.watch import Watch, answered, started
 VIEW_S = 0.04  # between two looks at the states: a change is seen by every worker within a tenth of a second
 TICK_S = 0.25  # between two looks at what is not answered
 ELECT_S = 1.0  # how soon another worker takes over from one that died
+SAY_S = 10.0  # between two lines that say that the store is gone
 LATE_S = 3.0  # an answer is in the store so soon after its decision
 LISTEN_LOCK = 0x736D73  # any number, the same for all workers; another than feedback.store.ORDER_LOCK
 STATES = ("up", "degraded", "down", "recovering")
@@ -29,10 +30,14 @@ STATES = ("up", "degraded", "down", "recovering")
 def open_keepers(store: Store, log: Log, metrics: Metrics) -> Keepers:
     """The keepers of a worker, which log and count what happens."""
 
+    said: dict[str, float] = {}  # what -> time.monotonic() of its last line
+
     def failed(what: str, error: Exception) -> None:
         metrics.health_failures.labels(what).inc()
         if isinstance(error, StoreUnavailable):
-            log.write("warning", what, cause=error.cause)
+            if time.monotonic() - said.get(what, -SAY_S) >= SAY_S:
+                said[what] = time.monotonic()
+                log.write("warning", what, cause=error.cause)
         else:
             log.failure(what, error)
 
@@ -185,7 +190,7 @@ class Listening:
             try:
                 self.turn(time.time())
             except StoreUnavailable as error:
-                self.log.write("warning", "listening_waits", cause=error.cause)
+                self.keepers.failed("listening_waits", error)
 
     def turn(self, now: float) -> None:
         """Read what is new, and let time pass for each merchant; raises `StoreUnavailable`."""

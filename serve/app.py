@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from serve import pages
+from serve.alerts import Alerts
 from serve.answer import Answerer
 from serve.body import MOST_BYTES, parse, read_bytes
 from serve.logs import Log
@@ -79,6 +80,7 @@ class Parts:
     metrics: Metrics
     log: Log
     upkeep: Upkeep
+    alerts: Alerts
 
     def close(self) -> None:
         """Stop the threads and close the store."""
@@ -104,7 +106,8 @@ def create_app(
     store = Store(settings.store, settings.durability)
     merchants = Merchants(settings, store, load_model, log, metrics)
     answerer = Answerer(settings, store, merchants, decide, metrics, log)
-    parts = Parts(settings, store, merchants, answerer, metrics, log, Upkeep(store, log))
+    alerts = Alerts(store, settings.alerts, merchants.zone, log, metrics)
+    parts = Parts(settings, store, merchants, answerer, metrics, log, Upkeep(store, log, alerts), alerts)
     app = DocumentedApp(
         "serve",
         info=Info(
@@ -419,6 +422,7 @@ def readiness(parts: Parts) -> dict[str, Any]:
         missing.append(f"store: {error.cause}")
     problems = [f"{what}: {text}" for what, text in (merchant.problems if merchant else {}).items()]
     problems += [f"policy of {name}: {text}" for name, text in merchants.refused.items() if name != merchant_id]
+    problems += [parts.alerts.problem] if parts.alerts.problem else []
     return {
         "status": "not_ready" if missing else "ready",
         "missing": missing,
@@ -442,6 +446,7 @@ def readiness(parts: Parts) -> dict[str, Any]:
             "lag_s": merchants.lag_s,
         },
         "rules_version": merchant.rules.version if merchant and merchant.rules else None,
+        "alerts": parts.alerts.readiness(time.time()),
     }
 
 

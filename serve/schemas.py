@@ -368,6 +368,15 @@ class ReadyFeatures(BaseModel):
     lag_s: float | None
 
 
+class ReadyAlerts(BaseModel):
+    """One alert target; null where the store cannot be read."""
+
+    target: str
+    pending: int | None
+    oldest_s: float | None
+    failed_in_a_row: int | None
+
+
 class Ready(BaseModel):
     """What the service stands on."""
 
@@ -378,3 +387,4 @@ class Ready(BaseModel):
     store: ReadyStore
     features: ReadyFeatures
     rules_version: str | None
+    alerts: list[ReadyAlerts]

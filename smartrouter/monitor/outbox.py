@@ -195,7 +195,7 @@ def kept(
     insert: Any = sqlite.insert if outbox.store.embedded else postgresql.insert
     new = insert(ALERTS).values(row)
     keys = ["target", "merchant_id", "incident"]
-    return new.on_conflict_do_update(keys, set_=changes) if changes else new.on_conflict_do_nothing()
+    return new.on_conflict_do_update(index_elements=keys, set_=changes) if changes else new.on_conflict_do_nothing()
 
 
 def join(

@@ -57,6 +57,13 @@ def approval() -> list[dict[str, Any]]:
     return approval()
 
 
+def alerts() -> list[dict[str, Any]]:
+    """Whether all is told after a target was down, and whether payments notice; see bench.alerts_bench."""
+    from bench.alerts_bench import alerts
+
+    return alerts()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
@@ -74,6 +81,7 @@ PARTS = {
     "retrain": model_bench.retrain,
     "retrain_alone": model_bench.retrain_alone,
     "detect": detect,
+    "alerts": alerts,
     "serve": parts.serve,
     "fresh": parts.fresh,
 }

@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['SCHEME', 'EXPECTED', 'REMEDY', 'TRAFFIC', 'KINDS', 'MOST_LINES', 'TargetRefused', 'Target', 'key_of', 'urls_of',
            'targets', 'opened', 'some_targets', 'masked', 'Message', 'in_words', 'clock', 'story', 'message', 'Pace',
-           'due', 'rest_s', 'send', 'Turn', 'turn', 'trial', 'try_target']
+           'due', 'rest_s', 'within', 'send', 'Turn', 'turn', 'trial', 'try_target']
 
 # %% ../../nbs/monitor/alerts.ipynb #imports
 import hashlib
 import logging
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import unquote
 from zoneinfo import ZoneInfo
@@ -92,7 +94,8 @@ def opened(
     log.propagate = False
     if not log.handlers:
         log.addHandler(logging.NullHandler())
-    service = apprise.Apprise.instantiate(target.url)
+    asset = apprise.AppriseAsset(service_timeout=0)  # its own limit uses threads that a process waits for at its end
+    service = apprise.Apprise.instantiate(target.url, asset=asset)
     if service is None:
         given = f"alert target {target.name} is unknown to apprise or lacks a part"
         raise TargetRefused(given, EXPECTED, REMEDY)
@@ -238,7 +241,20 @@ def rest_s(
     """Seconds until the next try."""
     return min(pace.first_rest_s * 2.0 ** min(tries - 1, 30), pace.most_rest_s)
 
-# %% ../../nbs/monitor/alerts.ipynb #send
+# %% ../../nbs/monitor/alerts.ipynb #within
+def within(
+    call: Callable[[], str],
+    limit_s: float,
+) -> str | None:
+    """What the call returned, None where it took too long; a process that ends does not wait for its thread."""
+    answers: SimpleQueue[str] = SimpleQueue()
+    threading.Thread(target=lambda: answers.put(call()), daemon=True).start()
+    try:
+        return answers.get(timeout=limit_s)
+    except Empty:
+        return None
+
+
 def send(
     target: Target,
     message: Message,
@@ -249,16 +265,21 @@ def send(
     import apprise
 
     service = opened(target)
-    if service.schema == "pagerduty" or getattr(service, "secure_protocol", "") == "pagerduty":
+    if service.secure_protocol == "pagerduty":
         service.action, service.dedup = "map", name
-    found = apprise.Apprise([service]).notify(
-        title=message.title, body=message.body, notify_type=message.kind, body_format="text", timeout=limit_s
-    )
-    attempts = [attempt for result in found.results for attempt in result.attempts]
-    if any(attempts):  # not the result itself, which also calls a failure a success where the URL says optional=yes
-        return ""
-    said = [entry.message for attempt in attempts for entry in attempt if entry.level in ("WARNING", "ERROR")]
-    return masked("; ".join(said), target.url)[:300] or f"not taken ({found.status.name.lower()})"
+
+    def say() -> str:
+        told = apprise.Apprise([service]).notify(
+            title=message.title, body=message.body, notify_type=message.kind, body_format="text"
+        )
+        attempts = [attempt for result in told.results for attempt in result.attempts]
+        if any(attempts):  # not the result itself, which also calls a failure a success where the URL says optional=yes
+            return ""
+        said = [entry.message for attempt in attempts for entry in attempt if entry.level in ("WARNING", "ERROR")]
+        return masked("; ".join(said), target.url)[:300] or f"not taken ({told.status.name.lower()})"
+
+    reason = within(say, limit_s)
+    return f"no answer within {limit_s:g} s" if reason is None else reason
 
 # %% ../../nbs/monitor/alerts.ipynb #Turn
 @dataclass(frozen=True, slots=True)

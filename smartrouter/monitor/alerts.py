@@ -151,7 +151,7 @@ def in_words(
     """The numbers and names behind a transition, as a part of a sentence."""
     e, found = evidence, []
     if "attempts" in e:
-        found.append(f"{e['failures']:g} of {e['attempts']:g} attempts failed")
+        found.append(f"{e['failures']:.0f} of {e['attempts']:.0f} attempts failed")
     if e.get("severity") is not None:
         found.append(f"about {e['severity']:.0%} of its payments are lost")
     if e.get("logit_shift"):

@@ -2,7 +2,9 @@
 
 import importlib.util
 import itertools
+import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -35,6 +37,8 @@ from smartrouter.monitor.alerts import (
     turn,
 )
 from smartrouter.monitor.outbox import TRANSITIONS, Batch, Line, Outbox, accepted, claim, join, pending
+from smartrouter.outage.config import load_config
+from smartrouter.outage.health import Ended, open_health, outcome, reserve, tick
 
 spec = importlib.util.spec_from_file_location("alert_stubs", Path(__file__).with_name("stubs.py"))
 stubs = importlib.util.module_from_spec(spec)
@@ -463,3 +467,32 @@ def test_the_rows_of_an_incident_say_what_was_told(store):
     (batch,) = pending(outbox).batches
     assert batch.paged and batch.sent_at == NOON and [line.closes for line in batch.lines] == [True]
     assert opened(targets("json://127.0.0.1:1")[0]).overflow_mode.value == "truncate"
+
+
+def test_a_real_outage_reads_from_down_to_over(store, root):
+    config = load_config(root / "params/outage/default.yaml")
+    health, rng = open_health(config, ["WORLDPAY", "MIT"]), random.Random(7)
+    outbox, told = Outbox(store, "t"), []
+    join(outbox)
+
+    def tell(message, name):
+        told.append(message)
+        return ""
+
+    for second in range(0, 3700, 2):
+        now, kind = NOON + second, "technical" if second < 120 else "ok"
+        happened = list(tick(health, {}, now)) + list(outcome(health, Ended("MIT", now - 1, "ok", 0.7), now))
+        if health.lines["WORLDPAY"].control.mode != "down":
+            happened += outcome(health, Ended("WORLDPAY", now - 1, kind, 0.7), now)
+        elif probe := reserve(health, "WORLDPAY", "", now, rng.random()):
+            happened += outcome(health, Ended("WORLDPAY", now, kind, 0.7, probe=probe.id), now + 1)
+        for change_ in happened:
+            row = {**change_.as_json(), "merchant_id": "volaris", "evidence": json.dumps(change_.evidence)}
+            with store.engine.begin() as connection:
+                connection.execute(TRANSITIONS.insert(), row)
+        while turn(outbox, tell, now, PACE, lambda merchant: "America/Mexico_City").batch:
+            pass
+    assert told[0].title == "WORLDPAY is down (volaris)" and re.search(r"\(\d+ of \d+ attempts failed", told[0].body)
+    assert told[-1].title == "WORLDPAY is up, incident over (volaris)" and told[-1].kind == "success"
+    assert [m.kind for m in told] == ["failure", "warning", "info", "success"]
+    assert any("probes in a row succeeded" in m.body for m in told)

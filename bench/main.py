@@ -78,6 +78,13 @@ def durability() -> list[dict[str, Any]]:
     return durability()
 
 
+def alerts() -> list[dict[str, Any]]:
+    """Whether all is told after a target was down, and whether payments notice; see bench.alerts_bench."""
+    from bench.alerts_bench import alerts
+
+    return alerts()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
@@ -98,6 +105,7 @@ PARTS = {
     "detect": detect,
     "feedback": feedback,
     "durability": durability,
+    "alerts": alerts,
     "serve": parts.serve,
     "fresh": parts.fresh,
 }

@@ -133,6 +133,11 @@ class Merchants:
         """The merchant as it is now."""
         return self.now.get(merchant_id)
 
+    def zone(self, merchant_id: str) -> str:
+        """The merchant's time zone, UTC for one that is not known."""
+        merchant = self.now.get(merchant_id)
+        return merchant.policy.time_zone if merchant else "UTC"
+
     # -- the background thread ---------------------------------------------------------------------------------------
 
     def start(self) -> None:

@@ -37,6 +37,10 @@ def check(settings: Settings) -> None:
     load_policy(settings.merchant, settings.params, settings.home)
     load_config(config_path(settings.merchant, settings.params, settings.home))
     check_home(settings.home)
+    if settings.alerts:
+        from smartrouter.monitor.alerts import some_targets
+
+        some_targets(settings.alerts)
     open_engine(settings.store).dispose()  # looks at the URL and for its driver, and connects to nothing
     check_port(settings.host, settings.port)
 

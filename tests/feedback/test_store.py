@@ -35,6 +35,7 @@ from smartrouter.feedback.store import (
     upgrade,
 )
 from smartrouter.feedback.tables import METADATA, PREDICTIONS, UrlRefused, migrations_folder
+from smartrouter.monitor.outbox import ALERTS
 
 NOW = 1_776_254_400.0
 SERVER = os.environ.get("TEST_POSTGRES_URL", "")  # an empty database of a server; its tables are dropped
@@ -72,7 +73,7 @@ def url(request, tmp_path):
         pytest.skip("TEST_POSTGRES_URL names no database")
     engine = sa.create_engine(SERVER)
     with engine.begin() as connection:
-        for table in (*METADATA.tables, "alembic_version"):
+        for table in ("alerts", *METADATA.tables, "alembic_version"):
             connection.execute(sa.text(f"DROP TABLE IF EXISTS {table} CASCADE"))
     engine.dispose()
     return SERVER
@@ -102,7 +103,7 @@ def test_migrations_make_exactly_the_tables_of_the_code(store, url):
     upgrade(url)  # again
     with store.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": False})
-        assert compare_metadata(context, METADATA) == []
+        assert compare_metadata(context, [METADATA, ALERTS.metadata]) == []
 
 
 def test_a_store_of_the_release_before_keeps_its_rows(tmp_path):

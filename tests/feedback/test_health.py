@@ -26,7 +26,6 @@ from smartrouter.feedback.health import (
     refresh,
     reserve,
     tick,
-    unshifted,
 )
 from smartrouter.feedback.outcome import Feedback
 from smartrouter.feedback.store import (
@@ -41,6 +40,7 @@ from smartrouter.feedback.store import (
     upgrade,
 )
 from smartrouter.feedback.tables import METADATA
+from smartrouter.monitor.outbox import ALERTS
 from smartrouter.outage import health as engine
 from smartrouter.outage.config import load_config
 from smartrouter.outage.health import UnknownProcessor, open_health
@@ -65,7 +65,7 @@ def url(request, tmp_path):
         pytest.skip("TEST_POSTGRES_URL names no database")
     dropped = sa.create_engine(SERVER)
     with dropped.begin() as connection:
-        for table in (*METADATA.tables, "alembic_version"):
+        for table in (*METADATA.tables, *ALERTS.metadata.tables, "alembic_version"):
             connection.execute(sa.text(f"DROP TABLE IF EXISTS {table} CASCADE"))
     dropped.dispose()
     return SERVER
@@ -558,10 +558,3 @@ def test_only_the_first_processor_reports_a_probe():
     assert ended({"stage": "retry"}, health=known).probe == ""
     assert ended({"processor": "MIT"}, health=known).p == pytest.approx(0.8638, abs=1e-4)
     assert ended({"processor": "ELAVON"}).p is None
-
-
-@given(st.floats(0.001, 0.999), st.floats(-6, 0))
-def test_a_shift_is_taken_back(p, shift):
-    shifted = 1 / (1 + (1 - p) / p * 2.718281828459045**-shift)
-    assert unshifted(shifted, shift) == pytest.approx(p, abs=1e-6)
-    assert (unshifted(0.0, shift), unshifted(1.0, shift)) == (0.0, 1.0)

@@ -189,7 +189,7 @@ def look_on(url: str, told: Any) -> None:
 
 
 def timed_ways(url: str, events: list[Feedback]) -> dict[str, list[tuple[float, float]]]:
-    """Seconds, and seconds of the processor's time, of each transaction by way, taken in turn so that the machine's moods meet all alike."""
+    """Seconds, and seconds of the processor's time, of each transaction, the ways in turn."""
     first, second = worker(url), worker(url)
     found: dict[str, list[tuple[float, float]]] = {}
     for number, event in enumerate(events):

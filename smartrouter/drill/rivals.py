@@ -195,7 +195,7 @@ class Streak:
 class Unwatched:
     """Always the best processor by the model."""
 
-    name = "no control"
+    name = "none"
 
     def choose(self, payment: dict[str, Any], ranked: Sequence[str], now: float) -> Choice:
         """Pick the first."""

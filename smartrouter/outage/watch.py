@@ -8,6 +8,8 @@ __all__ = ['WatchConfig', 'Attempt', 'Watch', 'started', 'answered', 'waits_of',
 # %% ../../nbs/outage/watch.ipynb #imports
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import dropwhile
+from operator import attrgetter
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -76,9 +78,9 @@ def waits_of(
     now: float,  # epoch seconds
     since: float,  # epoch seconds: earlier attempts say nothing about now
 ) -> list[float | None]:
-    """Seconds without an answer of the latest attempts in the order of starts, None for answered ones."""
-    found = [attempt for attempt in watch.latest if attempt.at >= since]
-    return [None if attempt.answered else max(now - attempt.at, 0.0) for attempt in found]
+    """Seconds without an answer from the oldest open attempt on, in the order of starts, None for answered ones."""
+    found = dropwhile(attrgetter("answered"), watch.latest)  # what was answered before the oldest open one says nothing
+    return [None if a.answered else max(now - a.at, 0.0) for a in found if a.at >= since]
 
 
 def given_up(

@@ -244,6 +244,7 @@ class Troubles:
     hanging: np.ndarray  # probability of no answer
     slower: np.ndarray  # factor on the time of an answer
     odds: np.ndarray  # factor on the odds of approval
+    full: np.ndarray  # whether the capacity is limited
     declined_as: np.ndarray  # index into CAUSES of the strongest of them
 
 
@@ -256,15 +257,16 @@ def troubles(
     """Put all effects of a drill together."""
     shape = len(at), len(pool.codes)
     passes, answers, slower, odds = np.ones(shape), np.ones(shape), np.ones(shape), np.ones(shape)
-    declined_as = np.full(shape, CAUSES.index("risk"))
+    declined_as, full = np.full(shape, CAUSES.index("risk")), np.zeros(shape, bool)
     for effect in scenario.effects:
         strength = reach(effect, pool, at, row)
         passes *= 1 - effect.failing * strength
         answers *= 1 - effect.hanging * strength
         slower *= effect.slower**strength
         odds *= effect.approval_odds**strength
+        full |= (strength > 0) & (effect.capacity_per_s is not None)
         declined_as[(strength > 0) & (effect.approval_odds < 1)] = CAUSES.index(effect.declined_as)
-    return Troubles(1 - passes, 1 - answers, slower, odds, declined_as)
+    return Troubles(1 - passes, 1 - answers, slower, odds, full, declined_as)
 
 # %% ../../nbs/drill/payments.ipynb #outcomes
 def outcomes(
@@ -346,7 +348,7 @@ def draw(
     wrong.odds[:] *= odds[:, None]
     approved, cause = outcomes(pool, row, wrong, what)
     healthy = pool.sound[row][:, None] * ndtr(pool.check[row])
-    through = (1 - wrong.failing) * (1 - wrong.hanging) * (1 - pool.failing)
+    through = (1 - wrong.failing) * (1 - wrong.hanging) * (1 - pool.failing) * ~wrong.full
     told = [draw_codes(pool.world.file, pool.world.catalogue, c, pool.brand[row], how)[:2] for c in cause.T]
     delay, again, skew = reports(pool, scenario, len(at), back)
     chance = np.clip(healthy * (1 - pool.failing), 1e-4, 1 - 1e-4)

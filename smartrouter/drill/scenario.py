@@ -59,6 +59,7 @@ class Effect(Span):
         if self.outage is not None:
             return self.outage
         harm = self.failing >= 0.05 or self.hanging > 0 or self.slower >= 3 or self.approval_odds <= 0.5
+        harm = harm or self.capacity_per_s is not None
         return bool(self.processors) and not self.issuers and not self.largest_bins and harm
 
     def strength(self, minute: np.ndarray | float) -> np.ndarray:
@@ -110,6 +111,7 @@ class Bars(Section):
 
     leave_s: float | None = Field(None, gt=0)  # from the outage's beginning until its processor is left
     leave_attempts: int | None = Field(None, ge=0)  # sent there meanwhile
+    leave_outcomes: int | None = Field(None, ge=0)  # of them, those whose outcome was known when it was left
     failovers: int | None = Field(None, ge=0)  # times that a processor is taken out, in all
     false_failovers: int | None = Field(None, ge=0)
     false_degradations: int | None = Field(None, ge=0)

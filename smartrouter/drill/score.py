@@ -68,6 +68,7 @@ class Outage:
     processor: str
     left_s: float | None  # from its beginning until the processor was left; None: never
     sent: int  # attempts meanwhile
+    seen: int  # of them, those whose outcome was known when it was left
     sacrificed: int  # probes that failed
     relapsed: int  # ordinary payments that failed after it had been left
     wrong_restores: int  # taken back while it was out
@@ -112,7 +113,9 @@ def outage_of(
     drawn, changes = log.drawn, own_changes(log, span.processor)
     left = left_at(changes, span)
     until = span.ends_s if left is None else left
-    here = (log.processor == drawn.codes.index(span.processor)) & (drawn.at >= span.begins_s) & (drawn.at < span.ends_s)
+    j = drawn.codes.index(span.processor)
+    here = (log.processor == j) & (drawn.at >= span.begins_s) & (drawn.at < span.ends_s)
+    known = drawn.at + drawn.wait_s[:, j] + drawn.report_s <= until
     after = here & (drawn.at > until) & log.failed & ~log.forced
     back = [(at, c) for at, c in changes if c.before == "down" and c.after != "down"]
     wrong = [at for at, _ in back if span.begins_s <= at < span.ends_s and troubled(drawn.scenario, span.processor, at)]
@@ -122,6 +125,7 @@ def outage_of(
         span.processor,
         None if left is None else left - span.begins_s,
         int((here & (drawn.at <= until)).sum()),
+        int((here & known).sum()),
         int((after & log.probe).sum()),
         int((after & ~log.probe).sum()),
         len(wrong),
@@ -206,6 +210,7 @@ def findings(
     found = {
         "leave_s": worst(o.left_s for o in hit),
         "leave_attempts": float("inf") if never else worst(o.sent for o in hit),
+        "leave_outcomes": float("inf") if never else worst(o.seen for o in hit),
         "failovers": result.failovers,
         "false_failovers": result.false_failovers,
         "false_degradations": result.false_degradations,
@@ -269,7 +274,7 @@ def line_of(
         "drill": s.drill,
         "player": s.player,
         "left s": shown(first.left_s) if first else "-",
-        "attempts": str(first.sent) if first else "-",
+        "attempts": f"{first.sent} ({first.seen})" if first else "-",
         "sacrificed": str(sum(o.sacrificed for o in s.outages)),
         "relapsed": str(sum(o.relapsed for o in s.outages)),
         "restored s": shown(first.restored_s) if first else "-",

@@ -192,6 +192,10 @@ class Finding:
     found: float  # infinite: never
     met: bool
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values; never is None."""
+        return asdict(self) | {"found": None if self.found == float("inf") else self.found}
+
 
 def worst(
     values: Iterable[float | None],
@@ -234,7 +238,12 @@ class Result:
     @property
     def passed(self) -> bool:
         """Whether every bar is met."""
-        return all(finding.met for finding in self.findings)
+        return not self.missed
+
+    @property
+    def missed(self) -> list[str]:
+        """Bars that were not met, in words."""
+        return [f"{f.bar} {shown(f.found)} > {shown(f.most)}" for f in self.findings if not f.met]
 
 
 def drill(
@@ -268,7 +277,7 @@ def line_of(
     result: Result,
 ) -> dict[str, Any]:
     """Return one line of the scoreboard."""
-    s, missed = result.score, [f"{f.bar} {shown(f.found)} > {shown(f.most)}" for f in result.findings if not f.met]
+    s = result.score
     first = s.outages[0] if s.outages else None
     return {
         "drill": s.drill,
@@ -283,5 +292,5 @@ def line_of(
         "false": f"{s.false_failovers} + {s.false_degradations}",
         "incidents": str(s.incidents),
         "lost": f"{s.lost:,}",
-        "verdict": f"missed: {', '.join(missed)}" if missed else "passed",
+        "verdict": "passed" if result.passed else f"missed: {', '.join(result.missed)}",
     }

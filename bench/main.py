@@ -57,6 +57,13 @@ def approval() -> list[dict[str, Any]]:
     return approval()
 
 
+def drills() -> list[dict[str, Any]]:
+    """Outage drills over many seeds, against usual rules; see bench.drill_bench."""
+    from bench.drill_bench import drills
+
+    return drills()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
@@ -74,6 +81,7 @@ PARTS = {
     "retrain": model_bench.retrain,
     "retrain_alone": model_bench.retrain_alone,
     "detect": detect,
+    "drill": drills,
     "serve": parts.serve,
     "fresh": parts.fresh,
 }

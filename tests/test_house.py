@@ -27,7 +27,7 @@ WORKBENCH = {"IPython", "jupyterlab", "nbdev", "fastcore", "papermill", "mlflow"
 HEAVY = TENSORFLOW | WORKBENCH | {"pandas", "duckdb", "pyarrow", "sklearn", "scipy", "sqlglot", "snowflake", "lightgbm"}
 LIGHT = {"core", "features", "rules", "outage", "router", "feedback", "serve", "cli"}
 LIGHT |= {"models/runtime", "models/package"}
-PARAMS_WITHOUT_REPORT = {"merchants", "ingest", "outage", "drill", "world"}  # read by their rooms, which refuse unknown keys
+PARAMS_WITHOUT_REPORT = {"merchants", "ingest", "outage", "drill", "world"}  # their rooms refuse unknown keys
 EXPORTED = re.compile(r"^#\|\s*exports?\b", re.M)
 
 

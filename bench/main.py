@@ -50,6 +50,13 @@ def recovery() -> list[dict[str, Any]]:
     return recovery()
 
 
+def decide() -> list[dict[str, Any]]:
+    """What states cost a decision; see bench.decide_bench."""
+    from bench.decide_bench import decide_cost
+
+    return decide_cost()
+
+
 def approval() -> list[dict[str, Any]]:
     """Delay and false alarms of the approval detector, and what hits everybody; see bench.approval_bench."""
     from bench.approval_bench import approval
@@ -76,6 +83,7 @@ PARTS = {
     "value": value,
     "recovery": recovery,
     "approval": approval,
+    "decide": decide,
     "real": model_bench.real,
     "ope": parts.ope,
     "retrain": model_bench.retrain,

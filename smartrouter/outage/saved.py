@@ -24,7 +24,7 @@ def save_part(
     health: Health,
     part: Part,
 ) -> Any:
-    """Plain values of one part, None where it is gone."""
+    """Plain values of one part, None where it is gone; they share lists with it: write them down at once."""
     code, name = part
     if not code:
         return health.gap if name == "gap" else {key: state.as_json() for key, state in health.board.items()}
@@ -34,7 +34,7 @@ def save_part(
     if name == "technical":
         return [line.detector.parts, asdict(line.baseline), line.rolling.minutes, line.late, line.late_at]
     if name == "answers":
-        return [line.answers.counts, line.answers.weight]
+        return [line.answers.counts, line.answers.weight, line.held, line.on_time]
     found = line.segments.get(name.removeprefix("segment:"))
     return None if found is None else found.as_json()
 
@@ -71,6 +71,7 @@ def load_part(
         line.rolling, line.late, line.late_at = Rolling(values[2]), values[3], values[4]
     elif name == "answers":
         line.answers = answers_from_json({"counts": values[0], "weight": values[1]}, config.silence)
+        line.held, line.on_time = values[2], values[3]
     else:
         line.segments.pop(name.removeprefix("segment:"), None)
         if values is not None:

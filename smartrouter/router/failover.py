@@ -241,4 +241,4 @@ def chance_of(
             found = weight(scene.states[code], scene.now, config)
             chance *= found if here else 1 - found
         total += chance
-    return total
+    return min(total, 1.0)  # sums of shares end a rounding error above it

@@ -76,6 +76,7 @@ class Keeper:
         self.config, self.policy = config, policy
         self.health, self.watches = open_health(config, policy.codes), {code: Watch() for code in policy.codes}
         self.ticked = -math.inf  # epoch seconds of the last look at silence
+        self.unsaid: tuple[Transition, ...] = ()  # what is to be told with the next tick or outcome
         self.view = shown.view(self.health)
 
     def keep(self, told: tuple[Transition, ...]) -> tuple[Transition, ...]:
@@ -87,14 +88,15 @@ class Keeper:
 
     def tick(self, now: float) -> tuple[Transition, ...]:
         """Do what time alone does, at most every quarter of a second; return what is to be told."""
+        told, self.unsaid = self.unsaid, ()
         if self.ticked <= now < self.ticked + TICK_S:
-            return ()
+            return told
         self.ticked = now
-        return self.keep(tick(self.health, self.watches, now))
+        return told + self.keep(tick(self.health, self.watches, now))
 
     def states(self, now: float) -> dict[str, shown.State]:
         """Return what holds now, by processor."""
-        self.tick(now)
+        self.unsaid = self.tick(now)
         return shown.states(self.health, now)
 
     def force(
@@ -150,6 +152,7 @@ def snapshot_of(
         "watches": {code: save_watch(watch) for code, watch in follower.watches.items()},
         "sent": {name: asdict(sent) for name, sent in follower.sent.items()},
         "ticked": None if math.isinf(follower.ticked) else follower.ticked,
+        "unsaid": [transition.as_json() for transition in follower.unsaid],
         "rng": [version, list(state), gauss],
     }
 
@@ -170,6 +173,7 @@ def restore_into(
         follower.watches |= {c: load_watch(w) for c, w in data["watches"].items() if c in follower.watches}
         follower.sent = {name: Sent(**values) for name, values in data["sent"].items()}
         follower.ticked = -math.inf if data["ticked"] is None else data["ticked"]
+        follower.unsaid = tuple(Transition(**told) for told in data["unsaid"])
         version, state, gauss = data["rng"]
         rng.setstate((version, tuple(state), gauss))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -201,8 +205,8 @@ class Router(Follower):
         return probe
 
     def decide(self, payment: Mapping[str, Any], now: float) -> Decision:
-        """Rank the processors of one payment."""
-        self.tick(now)
+        """Rank the processors of one payment; what time has changed is told with the next outcome or tick."""
+        self.unsaid = self.tick(now)
         policy, rules, model = self.policy, self.rules, self.predictor
         return decide(payment, now=now, policy=policy, rules=rules, predictor=model, rng=self.rng, health=self)
 

@@ -10,7 +10,7 @@ __all__ = ['LOAD_S', 'Answer', 'Choice', 'Change', 'Player', 'Log', 'Table', 'ov
 import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -191,7 +191,12 @@ class Game:
         when, _, i, answer = heapq.heappop(self.due)
         self.table.known.append(i)
         now = self.drawn.start + when + self.drawn.skew_s[i, 1]
-        self.table.changes += self.player.ended(str(i), answer, now)
+        self.told(self.player.ended(str(i), answer, now), when)
+
+    def told(self, changes: Sequence[Change], at: float) -> None:
+        """Keep changes; where clocks disagree, with the time by the true one."""
+        skewed = self.drawn.scenario.feedback.skew_s > 0
+        self.table.changes += [replace(c, at=self.drawn.start + at) if skewed else c for c in changes]
 
 
 def ranking(
@@ -224,7 +229,7 @@ def play(
                 i += 1
             else:
                 game.learns()
-        game.table.changes += game.player.tick(drawn.start + second + 1)
+        game.told(game.player.tick(drawn.start + second + 1), second + 1.0)
         if restarts and second + 1 >= restarts[0]:
             restarts.popleft()
             game.player = game.player.restarted(drawn.start + second + 1)

@@ -77,7 +77,7 @@ class Line:
     rolling: Rolling = field(default_factory=Rolling)
     segments: dict[str, Segment] = field(default_factory=dict)  # latest seen last
     outlets: dict[str, Control] = field(default_factory=dict)  # states of the segments that failed lately
-    held: list[float] = field(default_factory=list)  # ages of late answers that wait to be learned, seconds
+    held: list[list[Any]] = field(default_factory=list)  # late answers that wait to be learned: [seconds, technical]
     on_time: int = 0  # answers since the latest of them
     late: float = 0.0  # share of the latest answers that were late
     late_at: float = 0.0  # epoch seconds of the latest answer

@@ -85,6 +85,13 @@ def alerts() -> list[dict[str, Any]]:
     return alerts()
 
 
+def drills() -> list[dict[str, Any]]:
+    """Outage drills over many seeds, against usual rules; see bench.drill_bench."""
+    from bench.drill_bench import drills
+
+    return drills()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
@@ -106,6 +113,7 @@ PARTS = {
     "feedback": feedback,
     "durability": durability,
     "alerts": alerts,
+    "drill": drills,
     "serve": parts.serve,
     "fresh": parts.fresh,
 }

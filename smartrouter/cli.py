@@ -6,7 +6,8 @@
 __all__ = ['FILE', 'NAME', 'REASON', 'Refused', 'DiskFull', 'ExtraMissing', 'cards_masked', 'Commands', 'main', 'settings', 'say',
            'show_table', 'WarehouseThere', 'WarehouseNotThere', 'embedded_file', 'world', 'ingest', 'rules',
            'rules_sync', 'rules_show', 'retrain', 'models', 'registry', 'models_list', 'models_show', 'show_change',
-           'models_promote', 'models_rollback', 'models_review', 'predict', 'serve', 'alerts', 'alerts_test', 'bench']
+           'models_promote', 'models_rollback', 'models_review', 'drill', 'drill_list', 'drill_outage', 'drill_report',
+           'predict', 'serve', 'alerts', 'alerts_test', 'bench']
 
 # %% ../nbs/cli.ipynb #imports
 import errno
@@ -398,6 +399,94 @@ def models_review(version: str | None, against: str | None, params_file: Path | 
     path = params_file or now.params / "model_review" / "embedded.yaml"
     asked = {name: value for name, value in given.items() if value is not None}
     result = run(path, now, say, report_path("model_review"), check=ready, given=asked)
+    click.echo(f"{result.verdict}\nreport {result.html}")
+    if result.exit_code:
+        raise SystemExit(result.exit_code)
+
+# %% ../nbs/cli.ipynb #drill
+@main.group(cls=Commands)
+def drill() -> None:
+    """Play outages on the simulated merchant, and see what the router would do."""
+
+
+@drill.command("list", epilog="Example: smartrouter drill list")
+def drill_list() -> None:
+    """List the drills, and what each asks of the router."""
+    from smartrouter.drill.scenario import load_scenarios
+
+    show_table(
+        [
+            {
+                "kind": scenario.name,
+                "what happens": scenario.title,
+                "minutes": f"{scenario.minutes:g}",
+                "a second": f"{scenario.rate:g}",
+                "at most": ", ".join(f"{k} {v:g}" for k, v in scenario.bars.model_dump().items() if v is not None),
+            }
+            for scenario in load_scenarios(settings().params / "drill" / "scenarios.yaml").values()
+        ]
+    )
+
+# %% ../nbs/cli.ipynb #drill_outage
+@drill.command(
+    "outage",
+    epilog="Example: smartrouter drill outage --processor WORLDPAY --kind blackhole --rate 10 --against streak60",
+)
+@click.option("--processor", required=True, help="Code of the processor that is drilled.")
+@click.option("--kind", required=True, help="A drill as `smartrouter drill list` shows them.")
+@click.option("--rate", type=click.FloatRange(0, 1000, min_open=True), help="Payments a second; default: the drill's.")
+@click.option("--minutes", type=click.FloatRange(0, 10_000, min_open=True), help="That it lasts; default: the drill's.")
+@click.option(
+    "--severity", type=click.FloatRange(0, 1), help="Share of attempts that fail or hang; default: the drill's."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=7, show_default=True, help="Same seed, same payments and outcomes."
+)
+@click.option(
+    "--against", multiple=True, help="A rival: rolling50, rolling10, streak60, streak30, none. May be repeated."
+)
+def drill_outage(
+    processor: str,
+    kind: str,
+    rate: float | None,
+    minutes: float | None,
+    severity: float | None,
+    seed: int,
+    against: tuple[str, ...],
+) -> None:
+    """Play one outage in a closed loop, with the parameters of production, and judge it by the drill's bars.
+
+    Exit code 0: every bar was met; 1: one was missed; 2: wrong input.
+    """
+    from smartrouter.drill.report import opened, prepared
+    from smartrouter.drill.score import drill as play_drill
+    from smartrouter.drill.score import line_of
+
+    pool, config, scenarios = opened(settings())
+    size = {"rate": rate, "minutes": minutes, "severity": severity}
+    scenario = prepared(scenarios, pool.codes, kind, processor, **size)
+    say(f"drill: {scenario.title}, {processor}, {scenario.rate:g} payments a second for {scenario.minutes:g} minutes")
+    players = dict.fromkeys(["ours", *against, "oracle"])
+    results = play_drill(pool, scenario, config, list(players), seed, progress=say)
+    show_table([{name: text for name, text in line_of(result).items() if name != "drill"} for result in results])
+    if not results[0].passed:
+        raise SystemExit(1)
+
+# %% ../nbs/cli.ipynb #drill_report
+@drill.command("report", epilog="Example: smartrouter drill report --params params/outage_drill/embedded.yaml")
+@click.option("--params", "params_file", type=FILE, default=None, help="Default: <params>/outage_drill/embedded.yaml.")
+def drill_report(params_file: Path | None) -> None:
+    """Play many drills against usual rules, on one page with timelines and a scoreboard.
+
+    Writes the executed notebook, its HTML and <run id>.result.json below reports/out/outage_drill/. Exit code 0: every
+    bar was met; 1: one was missed, or the run failed; 2: wrong input.
+    """
+    from smartrouter.drill.report import begin
+    from smartrouter.retrain.run import report_path, run
+
+    now = settings()
+    path = params_file or now.params / "outage_drill" / "embedded.yaml"
+    result = run(path, now, say, report_path("outage_drill"), check=begin)
     click.echo(f"{result.verdict}\nreport {result.html}")
     if result.exit_code:
         raise SystemExit(result.exit_code)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # One room a folder, data walks from left to right; a room imports from itself and from rooms before it.
 ROOMS = ["core", "warehouse", "world", "features", "models", "evaluation", "experiments", "registry", "rules", "outage"]
-ROOMS += ["retry", "message", "router", "feedback", "monitor", "retrain", "serve", "bench", "cli"]
+ROOMS += ["retry", "message", "router", "feedback", "monitor", "retrain", "drill", "serve", "bench", "cli"]
 MAY_HOLD_TENSORFLOW = {"models", "evaluation", "retrain"}
 TENSORFLOW = {"tensorflow", "keras", "tensorflow_decision_forests", "ydf", "tf_keras"}
 WORKBENCH = {"IPython", "jupyterlab", "nbdev", "fastcore", "papermill", "mlflow", "plotly", "dash", "matplotlib"}
@@ -28,7 +28,7 @@ HEAVY = TENSORFLOW | WORKBENCH | {"pandas", "duckdb", "pyarrow", "sklearn", "sci
 HEAVY |= {"apprise"}
 LIGHT = {"core", "features", "rules", "outage", "router", "feedback", "serve", "cli"}
 LIGHT |= {"models/runtime", "models/package", "monitor/alerts", "monitor/outbox"}
-PARAMS_WITHOUT_REPORT = {"merchants", "ingest", "outage", "world"}  # read by their rooms, which refuse unknown keys
+PARAMS_WITHOUT_REPORT = {"merchants", "ingest", "outage", "drill", "world"}  # their rooms refuse unknown keys
 EXPORTED = re.compile(r"^#\|\s*exports?\b", re.M)
 
 

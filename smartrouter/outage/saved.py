@@ -35,7 +35,8 @@ def save_part(
     if name == "technical":
         return [line.detector.parts, line.baseline.as_json(), line.rolling.minutes, line.late, line.late_at]
     if name == "answers":
-        return [line.answers.counts, line.answers.weight, line.held, line.on_time]
+        kept = [[ages.counts, ages.weight] for ages in (line.answers, line.spoken)]
+        return [*kept, line.held, line.on_time]
     found = line.segments.get(name.removeprefix("segment:"))
     return None if found is None else found.as_json()
 
@@ -76,7 +77,8 @@ def load_part(
         line.baseline = baseline_from_json(values[1])
         line.rolling, line.late, line.late_at = Rolling(values[2]), values[3], values[4]
     elif name == "answers":
-        line.answers = answers_from_json({"counts": values[0], "weight": values[1]}, config.silence)
+        ages = (dict(zip(("counts", "weight"), kept, strict=True)) for kept in values[:2])
+        line.answers, line.spoken = (answers_from_json(kept, config.silence) for kept in ages)
         line.held, line.on_time = values[2], values[3]
     else:
         line.segments.pop(name.removeprefix("segment:"), None)

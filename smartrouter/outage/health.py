@@ -98,7 +98,7 @@ class Health:
     gap: str = ""  # incident of a silence at all processors alike, "" when there is none
     dirty: set[Part] = field(default_factory=set)
 
-
+# %% ../../nbs/outage/health.ipynb #fresh_line
 def fresh_line(
     code: str,
     config: Config,

@@ -57,6 +57,20 @@ def approval() -> list[dict[str, Any]]:
     return approval()
 
 
+def feedback() -> list[dict[str, Any]]:
+    """What the processors' health adds to a feedback transaction; see bench.health_bench."""
+    from bench.health_bench import feedback
+
+    return feedback()
+
+
+def durability() -> list[dict[str, Any]]:
+    """Whether killed workers lose an outcome, double one or leave another state; see bench.health_bench."""
+    from bench.health_bench import durability
+
+    return durability()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
@@ -74,6 +88,8 @@ PARTS = {
     "retrain": model_bench.retrain,
     "retrain_alone": model_bench.retrain_alone,
     "detect": detect,
+    "feedback": feedback,
+    "durability": durability,
     "serve": parts.serve,
     "fresh": parts.fresh,
 }

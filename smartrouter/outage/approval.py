@@ -98,7 +98,7 @@ class Approval:
     shift: float = 0.0  # logit by which the router raises the chance of a decline while alarmed
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for JSON; its lists and dicts are the state's own: copies would take a millisecond."""
+        """Plain values for JSON; shares its lists and dicts with the state."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 

@@ -27,6 +27,7 @@ class WatchConfig(BaseModel):
 class Attempt:
     """One attempt at one processor."""
 
+    id: str
     at: float  # epoch seconds of its start, by the router's clock
     answered: bool = False
 
@@ -49,7 +50,7 @@ def started(
     """Remember an attempt that was sent; the same id twice is one."""
     if attempt_id in watch.open:
         return
-    attempt = Attempt(at)
+    attempt = Attempt(attempt_id, at)
     watch.open[attempt_id] = attempt
     watch.latest.append(attempt)
     while len(watch.latest) > most:

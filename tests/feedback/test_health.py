@@ -1,0 +1,547 @@
+"""Health in the store: once for each outcome, the same for all workers, all or nothing; for every database."""
+
+import json
+import multiprocessing
+import os
+import random
+import threading
+import time
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic_core import to_json
+
+from smartrouter.feedback import health as module
+from smartrouter.feedback.health import (
+    Keepers,
+    Routed,
+    ended_of,
+    force,
+    give_back,
+    known_states,
+    latest,
+    refresh,
+    reserve,
+    tick,
+    unshifted,
+)
+from smartrouter.feedback.outcome import Feedback
+from smartrouter.feedback.store import (
+    Store,
+    StoreUnavailable,
+    connect_file,
+    counts,
+    prediction_row,
+    reconcile,
+    save_feedback,
+    save_prediction,
+    upgrade,
+)
+from smartrouter.feedback.tables import METADATA
+from smartrouter.outage import health as engine
+from smartrouter.outage.config import load_config
+from smartrouter.outage.health import UnknownProcessor, open_health
+from smartrouter.outage.override import make_override
+from smartrouter.outage.saved import save_part
+from smartrouter.outage.signal import build_taxonomy
+from smartrouter.outage.watch import Watch, started
+from tests.conftest import ROOT
+
+NOW = 1_776_254_400.0
+SERVER = os.environ.get("TEST_POSTGRES_URL", "")  # an empty database of a server; its tables are dropped
+CONFIG = load_config(ROOT / "params/outage/default.yaml")
+CODES = ("WORLDPAY", "MIT", "ELAVON")
+STATUSES = ("approved", "declined", "error")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    if not SERVER:
+        pytest.skip("TEST_POSTGRES_URL names no database")
+    dropped = sa.create_engine(SERVER)
+    with dropped.begin() as connection:
+        for table in (*METADATA.tables, "alembic_version"):
+            connection.execute(sa.text(f"DROP TABLE IF EXISTS {table} CASCADE"))
+    dropped.dispose()
+    return SERVER
+
+
+@pytest.fixture
+def open_keepers(url):
+    """Start a worker: its own store, and the keeper of one merchant."""
+    upgrade(url)
+    made = []
+
+    def start(**given):
+        keepers = Keepers(Store(url), **given)
+        keepers.put("volaris", CONFIG, CODES)
+        refresh(keepers)
+        made.append(keepers)
+        return keepers
+
+    yield start
+    for keepers in made:
+        keepers.store.close()
+
+
+@pytest.fixture
+def keepers(open_keepers):
+    return open_keepers()
+
+
+def payment(number, **values):
+    """A stored answer, WORLDPAY first; cards of many BINs."""
+    card = {"bin": str(415200 + number % 90), "brand": "VISA", "bank": f"BANK{number % 3}"}
+    row = {
+        "prediction_id": f"p{number}",
+        "merchant_id": "volaris",
+        "transaction_id": f"tx-{number}",
+        "request_hash": str(number),
+        "request": json.dumps({"order": {"currency": "MXN"}, "card": card}),
+        "response": "{}",
+        "ranking": '["WORLDPAY","MIT"]',
+        "probabilities": "[0.8,0.7]",
+        "approach": "model",
+        "latency_ms": 1.0,
+        "created_at": NOW + number,
+    }
+    return prediction_row(**{**row, **values})
+
+
+def event(number, status="error", **values):
+    code = {"declined": "05"}.get(status)
+    facts = {"prediction_id": f"p{number}", "event_id": "e1", "processor": "WORLDPAY", "error_code": code, **values}
+    return Feedback(status=status, **facts)
+
+
+def post(keepers, number, status="error", after_s=0.8, **values):
+    """Store a payment and its outcome."""
+    save_prediction(keepers.store, payment(number))
+    return save_feedback(keepers.store, [event(number, status, **values)], NOW + number + after_s, keepers)
+
+
+def kill(keepers, first=0):
+    """Let WORLDPAY fail until it is down; return the next payment's number."""
+    for number in range(first, first + 20):
+        post(keepers, number)
+        if keepers.of["volaris"].view.controls["WORLDPAY"].mode == "down":
+            return number + 1
+    raise AssertionError("it never went down")
+
+
+def mode(keepers, code="WORLDPAY"):
+    refresh(keepers)
+    return keepers.of["volaris"].view.controls[code].mode
+
+
+def parts(keepers):
+    """Everything in the store."""
+    rows = keepers.store.read("health_parts", merchant_id="volaris", version=0)
+    return {(code, part): json.loads(state) for code, part, state in rows}
+
+
+def replayed(store):
+    """What a fresh engine makes of the log, in the order of ids."""
+    health, taxonomy = open_health(CONFIG, CODES), build_taxonomy(CONFIG.signal)
+    query = "SELECT o.id, p.request, p.ranking, p.probabilities, p.health, p.created_at, f.stage, f.processor,"
+    query += " f.received_at, f.body FROM outcomes o JOIN predictions p ON p.prediction_id = o.prediction_id"
+    query += " JOIN feedback f ON f.id = o.feedback_id ORDER BY o.id"
+    with store.engine.connect() as connection:
+        for _, request, ranking, chances, known, at, *rest in connection.execute(sa.text(query)):
+            row = dict(zip(("stage", "processor", "received_at", "body"), rest, strict=True))
+            ended = ended_of(Routed("volaris", request, ranking, chances, known, at), row, taxonomy)
+            engine.outcome(health, ended, row["received_at"])
+    return health
+
+
+def check_replay(keepers):
+    health = replayed(keepers.store)
+    kept = parts(keepers)
+    assert kept == {part: json.loads(to_json(save_part(health, part))) for part in kept}
+    order = [part for code, part in kept if code == "WORLDPAY" and part.startswith("segment:")]
+    assert order == [f"segment:{name}" for name in health.lines["WORLDPAY"].segments]  # the latest seen last
+
+
+# -- once ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_outage_moves_the_state_once_for_every_worker(open_keepers):
+    told = []
+    first, second = open_keepers(moved=lambda merchant, lines: told.extend(lines)), open_keepers()
+    kill(first)
+    assert mode(second) == "down" and mode(second, "MIT") == "up"
+    assert [(line.key, line.before, line.after) for line in told] == [("WORLDPAY", "up", "down")]
+    assert latest(second, "volaris") == told
+    assert known_states(second, "volaris", NOW + 60)["WORLDPAY"].state == "down"
+    assert mode(open_keepers()) == "down"  # a start in the middle of the outage
+    check_replay(first)
+
+
+def test_duplicates_superseded_and_unknown_outcomes_move_nothing(keepers):
+    post(keepers, 1)
+    before, version = parts(keepers), keepers.of["volaris"].version
+    for number in range(10):
+        again = [event(1), event(1, event_id=f"e{number + 2}"), event(999, event_id=f"x{number}")]
+        assert save_feedback(keepers.store, again, NOW + 5, keepers) == [
+            "duplicate",
+            "superseded",
+            "kept",
+        ]
+    assert (parts(keepers), keepers.of["volaris"].version) == (before, version)
+
+
+def test_late_and_future_outcomes_flip_nothing(keepers):
+    for number in range(20):
+        save_prediction(keepers.store, payment(number))
+        save_prediction(keepers.store, payment(100 + number, created_at=NOW + 90_000))
+    events = [event(n) for n in (*range(20), *range(100, 120))]
+    assert set(save_feedback(keepers.store, events, NOW + 3600, keepers)) == {"counted"}
+    assert mode(keepers) == "up" and latest(keepers, "volaris") == []
+
+
+def test_an_outcome_before_its_payment_moves_the_state_when_it_is_matched(keepers):
+    early = [event(number) for number in range(8)]
+    assert set(save_feedback(keepers.store, early, NOW + 8, keepers)) == {"kept"}
+    assert parts(keepers) == {}
+    for number in range(8):
+        save_prediction(keepers.store, payment(number))
+    assert mode(keepers) == "up"
+    assert reconcile(keepers.store, NOW + 10, keepers) == 8
+    assert mode(keepers) == "down"
+    assert reconcile(keepers.store, NOW + 11, keepers) == 0
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), st.sampled_from(STATUSES), st.sampled_from(CODES[:2]), st.integers(1, 6)),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_two_workers_make_of_batches_what_one_engine_makes_of_the_log(tmp_path_factory, batches):
+    url = f"sqlite:///{tmp_path_factory.mktemp('health') / 'store.db'}"
+    upgrade(url)
+    workers = [Keepers(Store(url)) for _ in range(2)]
+    for keepers in workers:
+        keepers.put("volaris", CONFIG, CODES)
+    number = 0
+    for worker, status, code, size in batches:
+        events = []
+        for _ in range(size):
+            number += 1
+            save_prediction(workers[worker].store, payment(number))
+            events.append(event(number, status, processor=code))
+        save_feedback(workers[worker].store, events, NOW + number + 0.5, workers[worker])
+    check_replay(workers[0])
+    for keepers in workers:
+        keepers.store.close()
+
+
+def test_many_segments_come_and_go_alike_in_the_store(keepers):
+    rng = random.Random(7)
+    for number in range(250):  # 90 BINs, 64 are kept
+        post(keepers, number, "approved" if rng.random() < 0.9 else "declined")
+    kept = [part for code, part in parts(keepers) if part.startswith("segment:")]
+    assert len(kept) == CONFIG.segment.most
+    check_replay(keepers)
+
+
+# -- at the same time ----------------------------------------------------------------------------------------------
+
+
+def test_threads_with_the_same_outcomes_count_each_once(open_keepers):
+    workers, barrier = [open_keepers() for _ in range(2)], threading.Barrier(4)
+    for number in range(60):
+        save_prediction(workers[0].store, payment(number))
+
+    def send(seed):
+        keepers, order = workers[seed % 2], list(range(60))
+        random.Random(seed).shuffle(order)
+        barrier.wait()
+        for number in order:
+            save_feedback(keepers.store, [event(number, STATUSES[number % 2])], NOW + 70, keepers)
+
+    threads = [threading.Thread(target=send, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts(workers[0].store)["outcomes"] == 60
+    scores = known_states(workers[0], "volaris", NOW + 70)["WORLDPAY"].scores
+    assert scores[5]["attempts"] == 60
+    check_replay(workers[0])
+
+
+def send_all(url, seed):
+    """One worker of two that send the same outcomes in an order of their own."""
+    keepers = Keepers(Store(url))
+    keepers.put("volaris", CONFIG, CODES)
+    order = list(range(80))
+    random.Random(seed).shuffle(order)
+    for number in order:
+        save_feedback(keepers.store, [event(number, STATUSES[number % 2])], NOW + 90, keepers)
+    keepers.store.close()
+
+
+def test_processes_with_the_same_outcomes_count_each_once(tmp_path):
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    upgrade(url)
+    keepers = Keepers(Store(url))
+    keepers.put("volaris", CONFIG, CODES)
+    for number in range(80):
+        save_prediction(keepers.store, payment(number))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.starmap(send_all, [(url, seed) for seed in range(2)])
+    assert counts(keepers.store)["outcomes"] == 80
+    assert known_states(keepers, "volaris", NOW + 90)["WORLDPAY"].scores[5]["attempts"] == 80
+    check_replay(keepers)
+    keepers.store.close()
+
+
+# -- all or nothing ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_rolled_back_is_forgotten_here_and_there(open_keepers):
+    told = []
+    first, second = open_keepers(moved=lambda *lines: told.append(lines)), open_keepers()
+    number = kill(first) - 1
+    before, lines = parts(first), len(told)
+    for attempt in range(1, 4):
+        save_prediction(first.store, payment(number + attempt))
+    with pytest.raises(RuntimeError), first.writing() as cursor:
+        row = {"matched_id": f"p{number + 1}", "stage": "processor", "processor": "WORLDPAY", "received_at": NOW + 30}
+        first.count(cursor, [{**row, "body": '{"status":"error"}'}], NOW + 30)
+        raise RuntimeError("the process is told to stop here")
+    assert parts(first) == before and len(told) == lines
+    save_feedback(second.store, [event(number + 2)], NOW + 31, second)
+    save_feedback(first.store, [event(number + 3)], NOW + 32, first)
+    check_replay(first)
+
+
+def test_an_error_in_a_step_costs_no_outcome_and_no_other_step(keepers, monkeypatch):
+    failed, real = [], module.engine.outcome
+
+    def poisoned(health, ended, now):
+        told = real(health, ended, now)
+        if ended.processor == "MIT":
+            raise ZeroDivisionError("after all of the work")
+        return told
+
+    keepers.failed = lambda what, error: failed.append((what, type(error)))
+    monkeypatch.setattr(module.engine, "outcome", poisoned)
+    for number in range(3):
+        save_prediction(keepers.store, payment(number))
+    events = [event(0, "approved"), event(1, "approved", processor="MIT"), event(2, "approved")]
+    assert save_feedback(keepers.store, events, NOW + 3, keepers) == ["counted"] * 3
+    assert failed == [("outcome_moved_no_health", ZeroDivisionError)]
+    scores = {code: state.scores[5]["attempts"] for code, state in known_states(keepers, "volaris", NOW + 3).items()}
+    assert scores == {"WORLDPAY": 2, "MIT": 0, "ELAVON": 0}
+    monkeypatch.undo()
+    post(keepers, 5, "approved")
+    assert known_states(keepers, "volaris", NOW + 6)["WORLDPAY"].scores[5]["attempts"] == 3
+
+
+def test_outcomes_of_a_merchant_that_nobody_keeps_are_counted(keepers):
+    save_prediction(keepers.store, payment(1, merchant_id="elsewhere"))
+    assert save_feedback(keepers.store, [event(1)], NOW + 2, keepers) == ["counted"]
+    assert parts(keepers) == {}
+
+
+def test_two_merchants_in_one_batch_move_their_own_health(keepers):
+    keepers.put("second", CONFIG, CODES)
+    for number in range(12):
+        save_prediction(keepers.store, payment(number, merchant_id=("volaris", "second")[number % 2]))
+    statuses = {n: "error" if n % 2 else "approved" for n in range(12)}
+    save_feedback(keepers.store, [event(n, s) for n, s in statuses.items()], NOW + 12, keepers)
+    refresh(keepers)
+    modes = {name: keeper.view.controls["WORLDPAY"].mode for name, keeper in keepers.of.items()}
+    assert modes == {"volaris": "up", "second": "down"}
+    assert len(latest(keepers, "second")) == 1 and latest(keepers, "volaris") == []
+
+
+# -- time, people, probes ------------------------------------------------------------------------------------------
+
+
+def test_time_writes_only_what_it_changed(keepers):
+    version = keepers.of["volaris"].version
+    for second in range(5):
+        tick(keepers, "volaris", {}, NOW + second)
+    assert keepers.of["volaris"].version == version and parts(keepers) == {}
+    kill(keepers)
+    now = NOW + 60
+    probe = reserve(keepers, "volaris", "WORLDPAY", "", now, 0.5)
+    tick(keepers, "volaris", {}, probe.deadline + 1)
+    assert keepers.of["volaris"].view.controls["WORLDPAY"].probing.flying == ()  # its deadline passed
+
+
+def test_silence_takes_a_processor_out_in_the_store(open_keepers):
+    keepers, other = open_keepers(), open_keepers()
+    for number in range(100):
+        post(keepers, number, "approved")
+    watches = {"WORLDPAY": Watch()}
+    for number in range(100, 140):
+        started(watches["WORLDPAY"], f"p{number}", NOW + number / 10 + 90, CONFIG.silence.newest)
+    tick(keepers, "volaris", watches, NOW + 110)
+    assert mode(other) == "down" and latest(other, "volaris")[0].why == "silence alarm"
+
+
+def test_one_probe_for_all_workers_and_threads(open_keepers):
+    workers = [open_keepers() for _ in range(2)]
+    kill(workers[0])
+    found, barrier = [], threading.Barrier(6)
+
+    def ask(number):
+        barrier.wait()
+        found.append(workers[number % 2].of["volaris"].reserve("WORLDPAY", "", NOW + 60, 0.5))
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (probe,) = [p for p in found if p is not None]
+    assert mode(workers[1]) == "down" and workers[1].of["volaris"].view.controls["WORLDPAY"].probing.flying == (probe,)
+    give_back(workers[1], "volaris", probe.id, NOW + 61)
+    give_back(workers[1], "volaris", "WORLDPAY#99", NOW + 61)  # unknown: nothing
+    again = reserve(workers[0], "volaris", "WORLDPAY", "", NOW + 61, 0.5)
+    assert again is not None and again.id != probe.id
+
+
+def test_a_probe_that_reports_is_known_by_the_stored_decision(keepers):
+    number = kill(keepers)
+    probe = reserve(keepers, "volaris", "WORLDPAY", "", NOW + 60, 0.5)
+    known = json.dumps({"probe": probe.id, "all_down": False, "shifts": {}})
+    save_prediction(keepers.store, payment(number, health=known, created_at=NOW + 60))
+    save_feedback(keepers.store, [event(number, "approved")], NOW + 61, keepers)
+    probing = keepers.of["volaris"].view.controls["WORLDPAY"].probing
+    assert (probing.run, probing.flying) == (1, ())
+
+
+def test_asking_for_a_probe_never_raises(keepers, url):
+    kill(keepers)
+    failed = []
+    keepers.failed = lambda what, error: failed.append(what)
+    assert reserve(keepers, "volaris", "NOBODY", "", NOW + 60, 0.5) is None
+    assert reserve(keepers, "nobody", "WORLDPAY", "", NOW + 60, 0.5) is None
+    assert keepers.lock.acquire()  # somebody else's turn, for long
+    assert reserve(keepers, "volaris", "WORLDPAY", "", NOW + 60, 0.5) is None
+    give_back(keepers, "volaris", "WORLDPAY#1", NOW + 60)
+    keepers.lock.release()
+    assert failed == ["no_probe_reserved"] * 3 + ["no_probe_given_back"]
+    assert reserve(keepers, "volaris", "WORLDPAY", "", NOW + 60, 0.5) is not None
+
+
+def test_what_people_force_is_shared_audited_and_ends(open_keepers):
+    keepers, other = open_keepers(), open_keepers()
+    override = make_override("down", who="ana", reason="announced", now=NOW, until=NOW + 60)
+    told = force(keepers, "volaris", "MIT", override, NOW)
+    assert [(line.before, line.after, line.incident) for line in told] == [("up", "down", "")]
+    refresh(other)
+    assert other.of["volaris"].view.controls["MIT"].override == override
+    with pytest.raises(UnknownProcessor):
+        force(keepers, "volaris", "NOBODY", override, NOW)
+    tick(other, "volaris", {}, NOW + 61)
+    refresh(keepers)
+    assert keepers.of["volaris"].view.controls["MIT"].override is None
+    assert [line.why for line in latest(keepers, "volaris")] == ["override over", "override"]
+
+
+def test_changed_parameters_start_fresh_what_they_concern_and_leave_states(open_keepers):
+    failed = []
+    keepers = open_keepers(failed=lambda what, error: failed.append(what))
+    number = kill(keepers)
+    technical = CONFIG.technical.model_copy(update={"severities": (0.9, 0.1), "weights": (0.5, 0.5)})
+    keepers.put("volaris", CONFIG.model_copy(update={"technical": technical}), (*CODES, "NEW"))
+    assert keepers.of["volaris"].view.controls["WORLDPAY"].mode == "down"  # at once, before any refresh
+    assert mode(keepers) == "down" and mode(keepers, "NEW") == "up"
+    post(keepers, number, "approved")
+    assert failed == ["health_starts_fresh"]
+    post(keepers, number + 1, "approved")
+    assert failed == ["health_starts_fresh"]
+
+
+# -- the store is gone ---------------------------------------------------------------------------------------------
+
+
+def test_a_store_that_is_gone_leaves_the_view_and_is_told(tmp_path):
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    upgrade(url)
+    failed = []
+    keepers = Keepers(Store(url), failed=lambda what, error: failed.append(what))
+    keepers.put("volaris", CONFIG, CODES)
+    kill(keepers)
+    fresh_at = keepers.fresh_at
+    keepers.store.close()
+    assert mode(keepers) == "down" and keepers.fresh_at == fresh_at
+    assert failed == ["health_not_read"]
+    assert reserve(keepers, "volaris", "WORLDPAY", "", NOW + 60, 0.5) is None
+    with pytest.raises(StoreUnavailable):
+        tick(keepers, "volaris", {}, NOW + 60)
+
+
+def test_a_locked_store_keeps_nobody_long_from_a_probe(tmp_path):
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    upgrade(url)
+    keepers = Keepers(Store(url))
+    keepers.put("volaris", CONFIG, CODES)
+    kill(keepers)
+    other = connect_file(tmp_path / "store.db")
+    other.execute("BEGIN IMMEDIATE")
+    start = time.monotonic()
+    assert reserve(keepers, "volaris", "WORLDPAY", "", NOW + 60, 0.5) is None
+    assert time.monotonic() - start < 1.0
+    other.execute("ROLLBACK")
+    other.close()
+    assert reserve(keepers, "volaris", "WORLDPAY", "", NOW + 60, 0.5) is not None
+    keepers.store.close()
+
+
+# -- what an outcome says ------------------------------------------------------------------------------------------
+
+
+def ended(row, **values):
+    routed = Routed(*(payment(7, **values)[name] for name in Routed._fields))
+    row = {
+        "stage": "processor",
+        "processor": "WORLDPAY",
+        "received_at": NOW + 30,
+        "body": '{"status":"approved"}',
+        **row,
+    }
+    return ended_of(routed, row, build_taxonomy(CONFIG.signal))
+
+
+@pytest.mark.parametrize(
+    ("row", "started_at"),
+    [
+        ({}, NOW + 7),
+        ({"body": '{"status":"approved","latency_ms":900}'}, NOW + 7),  # its own decision says it exactly
+        ({"processor": "MIT"}, NOW + 7),
+        ({"processor": "MIT", "body": '{"status":"approved","latency_ms":900}'}, NOW + 29.1),
+        ({"stage": "retry", "body": '{"status":"approved","latency_ms":900}'}, NOW + 29.1),
+        ({"processor": "MIT", "body": '{"status":"approved","latency_ms":600000}'}, NOW + 7),
+    ],
+)
+def test_when_an_attempt_began(row, started_at):
+    assert ended(row).started == started_at
+
+
+def test_only_the_first_processor_reports_a_probe():
+    known = '{"probe":"WORLDPAY#3","all_down":false,"shifts":{"MIT":-1.0}}'
+    assert ended({}, health=known).probe == "WORLDPAY#3"
+    assert ended({"processor": "MIT"}, health=known).probe == ""
+    assert ended({"stage": "retry"}, health=known).probe == ""
+    assert ended({"processor": "MIT"}, health=known).p == pytest.approx(0.8638, abs=1e-4)
+    assert ended({"processor": "ELAVON"}).p is None
+
+
+@given(st.floats(0.001, 0.999), st.floats(-6, 0))
+def test_a_shift_is_taken_back(p, shift):
+    shifted = 1 / (1 + (1 - p) / p * 2.718281828459045**-shift)
+    assert unshifted(shifted, shift) == pytest.approx(p, abs=1e-6)
+    assert (unshifted(0.0, shift), unshifted(1.0, shift)) == (0.0, 1.0)

@@ -1,0 +1,216 @@
+"""The engine: every way into it, and what may never move a state."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smartrouter.outage.config import load_config
+from smartrouter.outage.control import Alarm
+from smartrouter.outage.health import Ended, UnknownProcessor, force, moved, open_health, outcome, reserve, tick
+from smartrouter.outage.override import make_override
+from smartrouter.outage.saved import load_parts, load_watch, parts_of, save_part, save_watch
+from smartrouter.outage.states import states, view
+from smartrouter.outage.watch import Watch, answered, started
+
+CODES = ["WORLDPAY", "MIT", "ELAVON"]
+
+
+@pytest.fixture(scope="module")
+def config(root):
+    """The parameters that ship."""
+    return load_config(root / "params/outage/default.yaml")
+
+
+@pytest.fixture
+def health(config):
+    """Three processors of which nothing is known."""
+    return open_health(config, CODES)
+
+
+def modes(health):
+    """Mode of each processor."""
+    return {code: line.control.mode for code, line in health.lines.items()}
+
+
+def dumped(health):
+    """Everything that a store would keep."""
+    return {part: json.dumps(save_part(health, part)) for part in parts_of(health)}
+
+
+def fail(health, code, times, now=0.0, **facts):
+    """So many technical failures, one a second."""
+    told = []
+    for n in range(times):
+        told += outcome(health, Ended(code, now + n - 0.5, "technical", **facts), now + n)
+    return told
+
+
+def test_a_hard_outage_is_left_within_five_attempts(health):
+    told = fail(health, "WORLDPAY", 5)
+    assert [(t.key, t.before, t.after) for t in told] == [("WORLDPAY", "up", "down")]
+    assert modes(health) == {"WORLDPAY": "down", "MIT": "up", "ELAVON": "up"}
+
+
+def test_one_bin_takes_its_segment_out_and_no_processor(health):
+    told = fail(health, "WORLDPAY", 12, currency="MXN", bin="415231")
+    assert [(t.key, t.after) for t in told] == [("WORLDPAY|MXN:415231", "down")]
+    assert set(modes(health).values()) == {"up"}
+    assert view(health).outlets["WORLDPAY"]["MXN:415231"].mode == "down" and view(health).quiet_until == 0
+    assert states(health, 20.0)["WORLDPAY"].segments == {"MXN:415231": "down"}
+
+
+def test_many_bins_take_the_processor_out(health):
+    for n in range(8):
+        outcome(health, Ended("WORLDPAY", n - 0.5, "technical", currency="MXN", bin=str(415231 + n)), float(n))
+    assert modes(health)["WORLDPAY"] == "down"
+
+
+@pytest.mark.parametrize(
+    ("given", "now"),
+    [
+        (Ended("NOBODY", 0.0, "technical"), 1.0),  # unknown processor
+        (Ended("WORLDPAY", 1000.0, "technical"), 1.0),  # it starts after it has ended
+        (Ended("WORLDPAY", 0.0, "technical"), 10_000.0),  # a batch brings it hours later
+    ],
+)
+def test_what_says_nothing_about_now_moves_no_state(health, given, now):
+    assert [t for n in range(100) for t in outcome(health, given, now + n)] == []
+    assert set(modes(health).values()) == {"up"}
+
+
+def test_clocks_two_minutes_apart_move_no_state(health):
+    rng = random.Random(7)
+    for n in range(6000):
+        code, now = rng.choice(CODES), n * 0.5
+        skew = rng.choice([-120.0, 0.0, 120.0])  # of the worker that decided
+        outcome(health, Ended(code, now - 1.0 + skew, "ok", 0.8, "MXN", str(400000 + n % 300), "BBVA"), now)
+    assert set(modes(health).values()) == {"up"}
+
+
+def test_late_everywhere_is_no_failure_and_late_at_one_is(config):
+    found = {}
+    for late in (CODES, ["WORLDPAY"]):
+        health, now = open_health(config, CODES), 0.0
+        for n in range(4500):
+            now = n * 0.5
+            code = CODES[n % 3]
+            age = 20.0 if n > 4200 and code in late else 0.5 + 0.4 * (n % 7) / 7
+            outcome(health, Ended(code, now - age, "ok"), now)
+        found[len(late)] = modes(health)
+    assert set(found[3].values()) == {"up"}
+    assert found[1]["WORLDPAY"] == "down" and found[1]["MIT"] == found[1]["ELAVON"] == "up"
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_customers_move_no_state(config, seed):
+    health, rng = open_health(config, CODES), random.Random(seed)
+    for n in range(400):
+        outcome(health, Ended(rng.choice(CODES), n - 1.0, "customer", 0.8, "MXN", "415231", "BBVA"), float(n))
+    assert set(modes(health).values()) == {"up"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_parts_that_are_said_to_have_changed_are_all_that_changed(config, data):
+    rng = random.Random(data.draw(st.integers(0, 10**6)))
+    health, copy = open_health(config, CODES), open_health(config, CODES)
+    for n in range(data.draw(st.integers(1, 150))):
+        kind = rng.choices(["ok", "technical", "issuer", "customer"], [4, rng.choice([0, 6]), 2, 1])[0]
+        bin_ = str(415231 + rng.randrange(3)) if rng.random() < 0.7 else ""
+        outcome(health, Ended(rng.choice(CODES[:2]), n - 1.0, kind, rng.random(), "MXN", bin_, "BBVA"), float(n))
+        if rng.random() < 0.1:
+            tick(health, {}, n + 0.5)
+        for code in CODES:
+            reserve(health, code, "MXN:415231", n + 0.7, rng.random())
+        saved = [(part, json.loads(json.dumps(save_part(health, part)))) for part in sorted(health.dirty)]
+        health.dirty.clear()
+        assert load_parts(copy, saved) == []
+        assert dumped(copy) == dumped(health)
+
+
+def test_segments_are_dropped_from_the_store_too(config):
+    health, copy = open_health(config, CODES), open_health(config, CODES)
+    for n in range(3 * config.segment.most):
+        outcome(health, Ended("WORLDPAY", n - 1.0, "ok", 0.8, "MXN", str(400000 + n), "BBVA"), float(n))
+        load_parts(copy, [(part, save_part(health, part)) for part in sorted(health.dirty)])
+        health.dirty.clear()
+    assert len(copy.lines["WORLDPAY"].segments) == config.segment.most
+    assert list(copy.lines["WORLDPAY"].segments) == list(health.lines["WORLDPAY"].segments)
+
+
+def test_a_broken_part_starts_fresh_and_is_named(config, health):
+    fail(health, "WORLDPAY", 5)
+    saved = {part: save_part(health, part) for part in parts_of(health)}
+    for part, wrong in ((("WORLDPAY", "technical"), [1]), (("WORLDPAY", "control"), None), (("", "board"), {"MIT": 3})):
+        other = open_health(config, CODES)
+        assert load_parts(other, [(p, wrong if p == part else v) for p, v in saved.items()]) == [part]
+    other = open_health(config, ["MIT"])
+    assert load_parts(other, list(saved.items())) == [] and modes(other) == {"MIT": "up"}
+
+
+def test_silence_at_one_is_an_outage_and_at_all_a_gap(config):
+    for silent_codes, wanted in ((["MIT"], {"MIT"}), (CODES, set())):
+        health, watches, told, due = open_health(config, CODES), {c: Watch() for c in CODES}, [], []
+        for n in range(9400):
+            now, code = n / 10, CODES[n % 3]
+            started(watches[code], str(n), now, most=400)
+            if not (now > 900 and code in silent_codes):
+                due.append((now + 0.5 + (n % 10) / 10, code, str(n), now))
+            for item in [d for d in due if d[0] <= now]:
+                due.remove(item)
+                answered(watches[item[1]], item[2])
+                told += outcome(health, Ended(item[1], item[3], "ok"), now)
+            told += tick(health, watches, now)
+        assert {code for code, mode in modes(health).items() if mode == "down"} == wanted
+        assert {t.key for t in told} == (wanted or {"feedback"})
+    for n in range(9400, 9800):  # the outcomes come through again
+        now, code = n / 10, CODES[n % 3]
+        for name in list(watches[code].open):
+            answered(watches[code], name)
+        told += tick(health, watches, now)
+    assert told[-1].key == "feedback" and told[-1].closes and health.gap == ""
+
+
+def test_people_win_and_are_on_record(health):
+    override = make_override("down", who="ana", reason="settlement file", now=0.0, until=600.0)
+    told = force(health, "MIT", override, 0.0)
+    assert told[0].evidence["who"] == "ana" and told[0].after == "down"
+    for n in range(50):
+        outcome(health, Ended("MIT", n - 0.5, "ok", 0.8), float(n))
+    assert states(health, 50.0)["MIT"].state == "down"
+    told = tick(health, {}, 601.0)
+    assert states(health, 601.0)["MIT"].state == "recovering" and told[0].why == "override over"
+    with pytest.raises(UnknownProcessor, match="NOBODY"):
+        force(health, "NOBODY", None, 0.0)
+
+
+def test_a_return_forgets_the_evidence_and_keeps_what_is_normal(health):
+    for n in range(200):
+        outcome(health, Ended("MIT", n - 0.5, "ok", 0.8, "MXN", "415231"), float(n))
+    learned = health.lines["MIT"].baseline.attempts
+    moved(health, "MIT", "", Alarm("technical", 4, 4), 200.0)
+    force(health, "MIT", make_override("up", who="ana", reason="fixed", now=201.0, until=202.0), 201.0)
+    tick(health, {}, 203.0)
+    now = 203.0
+    while health.lines["MIT"].control.mode == "down" and now < 2000:
+        probe = reserve(health, "MIT", "", now, 0.5)
+        if probe:
+            outcome(health, Ended("MIT", now, "ok", probe=probe.id), now + 1)
+        now += 1
+    line = health.lines["MIT"]
+    assert line.control.mode == "recovering" and max(line.detector.parts) == 0 and not line.segments
+    assert line.baseline.attempts == learned
+
+
+def test_a_watch_survives_being_saved():
+    watch = Watch()
+    for n in range(10):
+        started(watch, str(n), float(n), most=4)
+    answered(watch, "8")
+    again = load_watch(json.loads(json.dumps(save_watch(watch))))
+    assert save_watch(again) == save_watch(watch)
+    assert answered(again, "9") == 9.0 and again.latest[-1].answered

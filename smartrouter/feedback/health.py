@@ -244,7 +244,7 @@ class Keepers:
         """All that is kept of a merchant's health; raises `StoreUnavailable`."""
         return parts(self.store.read("health_parts", merchant_id=merchant_id, version=0))
 
-    def carry(self) -> None:
+    def carry(self, now: float) -> None:
         """What one worker of all does a few times a second; raises `StoreUnavailable`."""
 
 # %% ../../nbs/feedback/health.ipynb #in_turn

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['COMMIT', 'SOCKET_S', 'WAIT_S', 'COUNTED_S', 'Orders', 'TRIES', 'PAUSE_S', 'Step', 'TOGETHER', 'SWEEP_S', 'PAGE',
            'HealthUrlRefused', 'connect', 'Counted', 'SharedKeepers', 'reaching', 'key_of', 'name_of', 'part_of',
-           'Answer', 'try_commit', 'take_over', 'pairs', 'together', 'attempts', 'sync', 'remind', 'then_submit',
-           'on_its_way', 'submit', 'outcomes_step', 'look_at', 'show', 'position', 'carry_told', 'sweep', 'moved_to',
-           'lost']
+           'Answer', 'try_commit', 'in_order', 'take_over', 'pairs', 'together', 'attempts', 'sync', 'remind',
+           'then_submit', 'on_its_way', 'submit', 'outcomes_step', 'look_at', 'show', 'position', 'carry_told', 'sweep',
+           'moved_to', 'lost']
 
 # %% ../../nbs/feedback/shared.ipynb #imports
 import random
@@ -69,12 +69,12 @@ if #known > 0 or at ~= mine or not (kin or at == 0) then
   end
   return {0, at, redis.call('LINDEX', stamps, 0) or '', kin and 1 or 0, known, changed, undone}
 end
+if sent + told > 0 then at = at + 1 end
 for i = 6, #KEYS do redis.call('SET', KEYS[i], at, 'EX', ARGV[4]) end
 if sent + told == 0 then return {1, at} end
-at = at + 1
 for i = 8, 6 + 2 * sent, 2 do
   if ARGV[i + 1] == '' then redis.call('HDEL', parts, ARGV[i]) else redis.call('HSET', parts, ARGV[i], ARGV[i + 1]) end
-  redis.call('ZADD', order, at, ARGV[i])
+  redis.call('ZADD', order, at - 1 + (i - 6) / 2 / sent, ARGV[i])
 end
 redis.call('HSET', head, 'version', at)
 if ARGV[5] == '1' then redis.call('HSET', head, 'routing', at, 'by', ARGV[3]) end
@@ -158,16 +158,18 @@ class SharedKeepers(Keepers):
         look_at(self)
 
     def whole(self, merchant_id: str) -> list[tuple[Part, Any]]:
-        """All that is kept of a merchant's health; raises `StoreUnavailable`."""
-        with reaching(self):
-            found: Any = self.redis.hgetall(key_of(merchant_id, "parts"))
-        return [(part_of(name), from_json(value)) for name, value in found.items()]
+        """All that is kept of a merchant's health, in the order in which it changed; raises `StoreUnavailable`."""
+        with reaching(self), self.redis.pipeline() as pipe:
+            pipe.zrange(key_of(merchant_id, "order"), 0, -1)
+            pipe.hgetall(key_of(merchant_id, "parts"))
+            order, values = pipe.execute()
+        return [(part_of(name), from_json(values[name])) for name in order if name in values]
 
-    def carry(self) -> None:
+    def carry(self, now: float) -> None:
         """Bring what is told into the store, and outcomes that got lost on the way to the health."""
         for merchant_id in self.of:
             carry_told(self, merchant_id)
-        sweep(self)
+        sweep(self, now)
 
 # %% ../../nbs/feedback/shared.ipynb #reaching
 @contextmanager
@@ -225,7 +227,7 @@ def try_commit(
     told: Sequence[Transition] = (),
 ) -> Answer | None:
     """Write the step if the worker knew the latest version, and return None; else what it did not know."""
-    merchant_id, health, sent = keeper.merchant_id, keeper.health, [*keeper.health.dirty]
+    merchant_id, health, sent = keeper.merchant_id, keeper.health, in_order(keeper.health)
     names = [key_of(merchant_id, name) for name in ("head", "parts", "order", "stamps", "transitions")]
     names += [key_of(merchant_id, f"counted:{key}") for key in keys]
     values = [(part, save_part(health, part)) for part in sent]
@@ -243,6 +245,16 @@ def try_commit(
     if version != keeper.version:
         keeper.version, keepers.stamps[merchant_id] = version, stamp
     return None
+
+
+def in_order(
+    health: Health,
+) -> list[Part]:
+    """The parts that a step changed; segments as they were seen, the latest last."""
+    codes = {code for code, name in health.dirty if name.startswith("segment:")}
+    seen = [(code, f"segment:{name}") for code in codes for name in health.lines[code].segments]
+    places = {part: place for place, part in enumerate(seen)}
+    return sorted(health.dirty, key=lambda part: places.get(part, -1))
 
 # %% ../../nbs/feedback/shared.ipynb #COUNTED_S
 COUNTED_S = 3 * 86_400  # seconds for which a counted outcome is remembered
@@ -296,9 +308,9 @@ def together(
     wait_s: float | None = None,
 ) -> T:
     """Compute and commit one step; raises `StoreUnavailable` and what `do` raises."""
+    keeper = keepers.of[merchant_id]
     if not keepers.lock.acquire(timeout=WAIT_S if wait_s is None else wait_s):
         raise StoreUnavailable("busy", "no turn among the threads of this worker")
-    keeper = keepers.of[merchant_id]
     try:
         found, told, moves = attempts(keepers, keeper, do, keys)
     except BaseException:
@@ -495,6 +507,7 @@ def carry_told(
 # %% ../../nbs/feedback/shared.ipynb #sweep
 def sweep(
     keepers: SharedKeepers,
+    now: float,  # epoch seconds
 ) -> None:
     """Submit outcomes that were counted a second ago and still lack their key; raises `StoreUnavailable`."""
     if time.monotonic() - keepers.swept_at < SWEEP_S:
@@ -507,7 +520,7 @@ def sweep(
     last = newest if known is None else int(known)
     while upto is not None and last < upto:
         rows = store.read("outcomes_between", last=last, upto=upto, most=PAGE)
-        submit(keepers, lost(keepers, rows))
+        submit(keepers, lost(keepers, rows, now))
         last = rows[-1][0] if rows else upto
         moved_to(keepers, last)
 
@@ -524,9 +537,10 @@ def moved_to(
 def lost(
     keepers: SharedKeepers,
     rows: Sequence[Sequence[Any]],  # of the statement `outcomes_between`
+    now: float,  # epoch seconds
 ) -> list[Counted]:
     """Those of the outcomes that the health has not counted."""
-    now, found = time.time(), []
+    found = []
     for _, prediction_id, stage, processor, known_at, body, *routed in rows:
         row = {"matched_id": prediction_id, "stage": stage, "processor": processor, "received_at": known_at}
         for line in on_its_way(keepers, Routed(*routed), {**row, "body": body}, known_at):

@@ -254,11 +254,12 @@ def in_turn(
     wait_s: float,  # seconds to wait for a turn
 ) -> Iterator[Any]:
     """A write transaction of which one runs at a time; what was learned in one that fails is forgotten."""
+    limit = time.monotonic() + wait_s
     if not keepers.lock.acquire(timeout=wait_s):
         raise StoreUnavailable("busy", f"no turn within {wait_s:g} s")
     try:
         keepers.news.clear()
-        with ordered(keepers.store, wait_s) as cursor:
+        with ordered(keepers.store, max(limit - time.monotonic(), 0.0)) as cursor:
             yield cursor
         if keepers.news:
             refresh(keepers)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
+from bench.health_bench import survive
 from smartrouter.feedback import health as module
 from smartrouter.feedback.health import (
     Keepers,
@@ -333,6 +334,13 @@ def test_processes_with_the_same_outcomes_count_each_once(tmp_path):
     assert known_states(keepers, "volaris", NOW + 90)["WORLDPAY"].scores[5]["attempts"] == 80
     check_replay(keepers)
     keepers.store.close()
+
+
+def test_killed_workers_lose_nothing_double_nothing_and_leave_the_state_of_a_clean_run(tmp_path):
+    found = survive(tmp_path, 1200, 6)
+    assert found["killed"] >= 3 and found["exits"] == [0] * 4
+    assert (found["acknowledged"], found["lost"], found["twice"]) == (1200, 0, 0)
+    assert found["equal"] and found["transitions_equal"] and found["transitions"][:1] == ["down"]
 
 
 # -- all or nothing ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import zlib
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -287,3 +288,30 @@ def test_raw_nonsense_on_the_socket_harms_nobody(service):
         assert sock.recv(1000).split()[1] == b"413"
     report = closed_loop(Load(("127.0.0.1", service.port), get(f"{service.url}/health")), in_flight=4, seconds=0.3)
     assert report.errors == 0
+
+
+def test_an_outage_is_seen_by_all_workers_and_outlives_their_deaths(own_service):
+    def pay(name):
+        card = {"bin": str(415000 + zlib.crc32(name.encode()) % 900), "brand": "VISA"}
+        body = json.loads(bodies()[0]) | {"transaction_id": name, "card": card}
+        return json.loads(call(f"{own_service.url}/api/v1/ml/predict", body)[1])
+
+    def first(answered):
+        return answered["ranking"][0]["processor"]
+
+    dead, number = first(pay("tx-0")), 0
+    while first(answered := pay(f"tx-{(number := number + 1)}")) == dead:
+        event = {"prediction_id": answered["prediction_id"], "event_id": "e1", "processor": dead, "status": "error"}
+        assert call(f"{own_service.url}/api/v1/ml/feedback", event)[0] == 202
+        assert number < 40
+    told = time.monotonic()
+    seen = []
+    while time.monotonic() < told + 2:  # a look each 40 ms: what comes later than a second is not being slow
+        seen.append((time.monotonic() - told, first(pay(f"tx-after-{len(seen)}")) == dead))
+    assert len(seen) > 20 and not any(wrong for at, wrong in seen if at > 1.0)
+    for pid in own_service.workers():
+        os.kill(pid, signal.SIGKILL)
+    assert wait_until_ready(own_service)
+    assert first(pay("tx-reborn")) != dead
+    rows = own_service.rows("SELECT key, after FROM transitions")
+    assert rows == [(dead, "down")]

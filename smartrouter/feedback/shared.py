@@ -166,10 +166,10 @@ class SharedKeepers(Keepers):
         return [(part_of(name), from_json(values[name])) for name in order if name in values]
 
     def carry(self, now: float) -> None:
-        """Bring what is told into the store, and outcomes that got lost on the way to the health."""
+        """Bring outcomes that got lost on the way into the health, and what is told into the store."""
+        sweep(self, now)
         for merchant_id in self.of:
             carry_told(self, merchant_id)
-        sweep(self, now)
 
 # %% ../../nbs/feedback/shared.ipynb #reaching
 @contextmanager

@@ -174,24 +174,25 @@ def counted_in(keepers):
 
 
 def replayed(keepers):
-    """What a fresh engine makes of the log."""
+    """What a fresh engine makes of the log, and what it tells."""
+    told = []
     health, taxonomy = open_health(CONFIG, CODES), build_taxonomy(CONFIG.signal)
     query = "SELECT o.id, p.prediction_id, p.request, p.ranking, p.probabilities, p.health, p.created_at, f.stage,"
-    query += " f.processor, f.received_at, f.body FROM outcomes o JOIN predictions p ON p.prediction_id = o.prediction_id"
-    query += " JOIN feedback f ON f.id = o.feedback_id"
+    query += " f.processor, f.received_at, f.body FROM outcomes o JOIN feedback f ON f.id = o.feedback_id"
+    query += " JOIN predictions p ON p.prediction_id = o.prediction_id"
     place = counted_in(keepers)
     with keepers.store.engine.connect() as connection:
         rows = sorted(connection.execute(sa.text(query)), key=lambda row: place(row[0], (row[1], row[7], row[8])))
     for _, _, request, ranking, chances, known, at, *rest in rows:
         row = dict(zip(("stage", "processor", "received_at", "body"), rest, strict=True))
         ended = ended_of(Routed("volaris", request, ranking, chances, known, at), row, taxonomy)
-        engine.outcome(health, ended, row["received_at"])
-    return health
+        told += engine.outcome(health, ended, row["received_at"])
+    return health, told
 
 
 def check_replay(keepers):
     carry(keepers)
-    health = replayed(keepers)
+    health, _ = replayed(keepers)
     kept = parts(keepers)
     assert kept == {part: json.loads(to_json(save_part(health, part))) for part in kept}
     order = [part for code, part in kept if code == "WORLDPAY" and part.startswith("segment:")]

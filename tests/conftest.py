@@ -52,12 +52,21 @@ class RedisServer:
         options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", ""]
         options += ["--appendonly", "yes", "--appendfsync", "always"]
         self.process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-        client = self.client()
-        while not self.socket.exists() and self.process.poll() is None:
+        while self.process.poll() is None and not self.answers():
             time.sleep(0.01)
-        client.ping()
-        client.close()
         return self
+
+    def answers(self):
+        """Whether it takes commands; its socket is there some time before."""
+        from redis import ConnectionError
+
+        client = self.client()
+        try:
+            return client.ping()
+        except ConnectionError:
+            return False
+        finally:
+            client.close()
 
     def client(self):
         """A client of it."""

@@ -7,7 +7,7 @@ __all__ = ['COMMIT', 'SOCKET_S', 'WAIT_S', 'COUNTED_S', 'Orders', 'TRIES', 'PAUS
            'HealthUrlRefused', 'connect', 'Counted', 'SharedKeepers', 'reaching', 'key_of', 'name_of', 'part_of',
            'Answer', 'try_commit', 'in_order', 'take_over', 'pairs', 'together', 'attempts', 'sync', 'remind',
            'then_submit', 'on_its_way', 'submit', 'outcomes_step', 'look_at', 'show', 'position', 'carry_told', 'sweep',
-           'moved_to', 'lost']
+           'began', 'moved_to', 'lost']
 
 # %% ../../nbs/feedback/shared.ipynb #imports
 import random
@@ -136,6 +136,7 @@ class SharedKeepers(Keepers):
         self.commit: Any = self.redis.register_script(COMMIT)
         self.failures, self.here = Failures(), threading.local()
         self.stamps: dict[str, str] = {}  # merchant -> stamp of the version that its keeper knows
+        self.began = began(store)  # newest outcome when this worker started
         self.upto: int | None = None  # newest outcome at the last sweep
         self.swept_at = -SWEEP_S  # time.monotonic()
 
@@ -515,14 +516,24 @@ def sweep(
     store, newest = keepers.store, newest_outcome(keepers.store)
     upto, keepers.upto, keepers.swept_at = keepers.upto, newest, time.monotonic()
     known = position(keepers, "outcomes")
-    if known is None:  # the first worker ever: what came before is nobody's business
-        moved_to(keepers, newest)
-    last = newest if known is None else int(known)
+    last = int(known) if known is not None else newest if keepers.began is None else keepers.began
+    if known is None:  # the first worker ever: what came before it is nobody's business
+        moved_to(keepers, last)
     while upto is not None and last < upto:
         rows = store.read("outcomes_between", last=last, upto=upto, most=PAGE)
         submit(keepers, lost(keepers, rows, now))
         last = rows[-1][0] if rows else upto
         moved_to(keepers, last)
+
+
+def began(
+    store: Store,
+) -> int | None:
+    """Where a worker that starts now begins; None where the store cannot be read."""
+    try:
+        return newest_outcome(store)
+    except StoreUnavailable:
+        return None
 
 
 def moved_to(

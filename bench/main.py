@@ -71,6 +71,13 @@ def durability() -> list[dict[str, Any]]:
     return durability()
 
 
+def shared_health() -> list[dict[str, Any]]:
+    """What a step of the processors' health costs in Redis, and how soon others see it; see bench.redis_bench."""
+    from bench.redis_bench import shared_health
+
+    return shared_health()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
@@ -90,6 +97,7 @@ PARTS = {
     "detect": detect,
     "feedback": feedback,
     "durability": durability,
+    "redis": shared_health,
     "serve": parts.serve,
     "fresh": parts.fresh,
 }

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['COMMIT', 'SOCKET_S', 'WAIT_S', 'COUNTED_S', 'Orders', 'TRIES', 'PAUSE_S', 'Step', 'TOGETHER', 'SWEEP_S', 'PAGE',
            'HealthUrlRefused', 'connect', 'Counted', 'SharedKeepers', 'reaching', 'key_of', 'name_of', 'part_of',
-           'Answer', 'try_commit', 'in_order', 'take_over', 'pairs', 'together', 'attempts', 'sync', 'remind',
-           'then_submit', 'on_its_way', 'submit', 'outcomes_step', 'look_at', 'show', 'position', 'carry_told', 'sweep',
-           'began', 'moved_to', 'lost']
+           'Answer', 'try_commit', 'in_order', 'take_over', 'pairs', 'Overtaken', 'together', 'attempts', 'sync',
+           'remind', 'then_submit', 'on_its_way', 'submit', 'outcomes_step', 'look_at', 'show', 'position',
+           'carry_told', 'sweep', 'began', 'moved_to', 'lost']
 
 # %% ../../nbs/feedback/shared.ipynb #imports
 import random
@@ -298,6 +298,12 @@ def pairs(
 # %% ../../nbs/feedback/shared.ipynb #TRIES
 TRIES = 8
 PAUSE_S = 0.0005  # before the second try, twice as long before each further one, at most 16 times
+
+
+class Overtaken(StoreUnavailable):
+    """A step that lost every race."""
+
+
 Step = Callable[[Health, frozenset[str]], tuple[T, Sequence[Transition]]]  # with the keys that are counted already
 
 
@@ -314,6 +320,8 @@ def together(
         raise StoreUnavailable("busy", "no turn among the threads of this worker")
     try:
         found, told, moves = attempts(keepers, keeper, do, keys)
+    except Overtaken:
+        raise  # what the others wrote is known
     except BaseException:
         keeper.forget()  # whether it was written is not known
         raise
@@ -350,7 +358,7 @@ def attempts(
         take_over(keepers, keeper, answer, orders)
         if not keeper.version:
             remind(keeper)
-    raise StoreUnavailable("busy", f"other workers were faster {TRIES} times")
+    raise Overtaken("busy", f"other workers were faster {TRIES} times")
 
 
 def sync(

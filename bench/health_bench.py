@@ -35,7 +35,7 @@ from smartrouter.feedback.store import (
 from smartrouter.outage import health as engine
 from smartrouter.outage.config import load_config
 from smartrouter.outage.control import Transition
-from smartrouter.outage.saved import save_part
+from smartrouter.outage.saved import load_parts, parts_of, save_part
 from smartrouter.outage.signal import build_taxonomy
 
 CONFIG = load_config(parts.ROOT / "params/outage/default.yaml")
@@ -219,18 +219,23 @@ def checked(url: str, acknowledged: set[int]) -> dict[str, Any]:
     with keepers.store.engine.connect() as connection:
         counted = [int(i[1:]) for (i,) in connection.execute(sa.text("SELECT prediction_id FROM outcomes ORDER BY id"))]
         health, told = clean_run(connection)
-    rows = keepers.store.read("health_parts", merchant_id="volaris", version=0)
-    kept = {(code, part): json.loads(state) for code, part, state in rows}
+    kept, rows = engine.open_health(CONFIG, CODES), keepers.store.read("health_parts", merchant_id="volaris", version=0)
+    refused = load_parts(kept, [((code, part), json.loads(state)) for code, part, state in rows])
     lines = latest(keepers, "volaris", 10_000)[::-1]
     keepers.store.close()
     return {
         "acknowledged": len(acknowledged),
         "lost": len(acknowledged - set(counted)),
         "twice": len(counted) - len(set(counted)),
-        "equal": kept == {part: json.loads(to_json(save_part(health, part))) for part in kept},
+        "equal": not refused and everything(kept) == everything(health),
         "transitions": [line.after for line in lines],
         "transitions_equal": [(a.key, a.after, a.at) for a in lines] == [(a.key, a.after, a.at) for a in told],
     }
+
+
+def everything(health: engine.Health) -> list[Any]:
+    """All that is known, in writing; the order of segments included."""
+    return [(part, to_json(save_part(health, part))) for part in parts_of(health)]
 
 
 def clean_run(connection: sa.Connection) -> tuple[engine.Health, list[Transition]]:

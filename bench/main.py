@@ -50,6 +50,13 @@ def recovery() -> list[dict[str, Any]]:
     return recovery()
 
 
+def decide() -> list[dict[str, Any]]:
+    """What states cost a decision; see bench.decide_bench."""
+    from bench.decide_bench import decide_cost
+
+    return decide_cost()
+
+
 def approval() -> list[dict[str, Any]]:
     """Delay and false alarms of the approval detector, and what hits everybody; see bench.approval_bench."""
     from bench.approval_bench import approval
@@ -78,6 +85,13 @@ def shared_health() -> list[dict[str, Any]]:
     return shared_health()
 
 
+def alerts() -> list[dict[str, Any]]:
+    """Whether all is told after a target was down, and whether payments notice; see bench.alerts_bench."""
+    from bench.alerts_bench import alerts
+
+    return alerts()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
@@ -90,6 +104,7 @@ PARTS = {
     "value": value,
     "recovery": recovery,
     "approval": approval,
+    "decide": decide,
     "real": model_bench.real,
     "ope": parts.ope,
     "retrain": model_bench.retrain,
@@ -98,6 +113,7 @@ PARTS = {
     "feedback": feedback,
     "durability": durability,
     "redis": shared_health,
+    "alerts": alerts,
     "serve": parts.serve,
     "fresh": parts.fresh,
 }

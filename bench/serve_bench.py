@@ -124,6 +124,7 @@ def server(home: Path, settings: Settings, workers: int = 2) -> Iterator[str]:
         f"{PREFIX}PORT": str(port),
         f"{PREFIX}WORKERS": str(workers),
         f"{PREFIX}DURABILITY": settings.durability,
+        f"{PREFIX}ALERTS": settings.alerts,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     command = "from serve.run import main; from smartrouter.core.settings import Settings; "

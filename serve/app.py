@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from serve import pages
+from serve.alerts import Alerts
 from serve.answer import Answerer
 from serve.body import MOST_BYTES, parse, read_bytes
 from serve.health import Listening, Looking, open_keepers
@@ -109,6 +110,7 @@ class Parts:
     upkeep: Upkeep
     looking: Looking
     listening: Listening
+    alerts: Alerts
 
     def close(self) -> None:
         """Stop the threads and close the store."""
@@ -135,8 +137,9 @@ def create_app(
     keepers = open_keepers(store, log, metrics, settings.health)
     merchants = Merchants(settings, store, load_model, log, metrics, keepers)
     answerer = Answerer(settings, store, merchants, decide, metrics, log)
-    around = Upkeep(store, keepers, log), Looking(keepers, log, metrics), Listening(keepers, log, metrics)
-    parts = Parts(settings, store, merchants, answerer, metrics, log, keepers, *around)
+    alerts = Alerts(store, settings.alerts, merchants.zone, log, metrics)
+    around = Upkeep(store, keepers, alerts, log), Looking(keepers, log, metrics), Listening(keepers, log, metrics)
+    parts = Parts(settings, store, merchants, answerer, metrics, log, keepers, *around, alerts)
     app = DocumentedApp(
         "serve",
         info=Info(
@@ -498,6 +501,7 @@ def readiness(parts: Parts) -> dict[str, Any]:
         missing.append(f"store: {error.cause}")
     problems = [f"{what}: {text}" for what, text in (merchant.problems if merchant else {}).items()]
     problems += [f"policy of {name}: {text}" for name, text in merchants.refused.items() if name != merchant_id]
+    problems += [parts.alerts.problem] if parts.alerts.problem else []
     return {
         "status": "not_ready" if missing else "ready",
         "missing": missing,
@@ -526,6 +530,7 @@ def readiness(parts: Parts) -> dict[str, Any]:
             "states": parts.looking.states(merchant_id),
         },
         "rules_version": merchant.rules.version if merchant and merchant.rules else None,
+        "alerts": parts.alerts.readiness(time.time()),
     }
 
 

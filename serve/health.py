@@ -21,6 +21,7 @@ from smartrouter.outage.watch import Watch, answered, started
 VIEW_S = 0.04  # between two looks at the states: a change is seen by every worker within a tenth of a second
 TICK_S = 0.25  # between two looks at what is not answered
 ELECT_S = 1.0  # how soon another worker takes over from one that died
+SAY_S = 10.0  # between two lines that say that the store is gone
 LATE_S = 3.0  # an answer is in the store so soon after its decision
 LISTEN_LOCK = 0x736D73  # any number, the same for all workers; another than feedback.store.ORDER_LOCK
 STATES = ("up", "degraded", "down", "recovering")
@@ -29,10 +30,14 @@ STATES = ("up", "degraded", "down", "recovering")
 def open_keepers(store: Store, log: Log, metrics: Metrics, url: str = "") -> Keepers:
     """The keepers of a worker, which log and count what happens; with a URL, they keep the health in Redis."""
 
+    said: dict[str, float] = {}  # what -> time.monotonic() of its last line
+
     def failed(what: str, error: Exception) -> None:
         metrics.health_failures.labels(what).inc()
         if isinstance(error, StoreUnavailable):
-            log.write("warning", what, cause=error.cause)
+            if time.monotonic() - said.get(what, -SAY_S) >= SAY_S:
+                said[what] = time.monotonic()
+                log.write("warning", what, cause=error.cause)
         else:
             log.failure(what, error)
 
@@ -120,7 +125,10 @@ def chosen(store: Store, stop: threading.Event) -> Iterator[bool]:
     with store.engine.connect() as connection:
         ask = sa.text(f"SELECT pg_try_advisory_lock({LISTEN_LOCK})")
         connection.execution_options(isolation_level="AUTOCOMMIT")
-        yield wait_for(lambda: bool(connection.execute(ask).scalar()), stop)
+        try:
+            yield wait_for(lambda: bool(connection.execute(ask).scalar()), stop)
+        finally:
+            connection.invalidate()  # the lock is its session's, which the pool would keep
 
 
 def locked(file: int) -> bool:
@@ -186,7 +194,7 @@ class Listening:
             try:
                 self.turn(time.time())
             except StoreUnavailable as error:
-                self.log.write("warning", "listening_waits", cause=error.cause)
+                self.keepers.failed("listening_waits", error)
 
     def turn(self, now: float) -> None:
         """Read what is new, and let time pass for each merchant; raises `StoreUnavailable`."""
@@ -222,9 +230,11 @@ class Listening:
 
     def read_sent(self, since: float, now: float) -> None:
         """Watch payments that were sent since."""
-        for prediction_id, merchant_id, ranking, at in self.store.read("sent_since", since=since):
+        ((text,),) = self.store.read("sent_since", since=since)
+        new = [row for row in from_json(text or "[]") if row[0] not in self.sent]
+        for prediction_id, merchant_id, ranking, at in sorted(new, key=lambda row: row[3]):
             keeper = self.keepers.of.get(merchant_id)
-            if prediction_id in self.sent or keeper is None:
+            if keeper is None:
                 continue
             code = next(iter(from_json(ranking)), "")
             self.sent[prediction_id] = at, merchant_id, code

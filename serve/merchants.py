@@ -16,7 +16,7 @@ from smartrouter.feedback.health import Keepers
 from smartrouter.feedback.outcome import OutcomeRow
 from smartrouter.feedback.store import Store, StoreUnavailable, first_outcome, newest_outcome, outcomes_after
 from smartrouter.models.package import pointed_version
-from smartrouter.outage.config import Config, load_config
+from smartrouter.outage.config import Config, config_path, load_config
 from smartrouter.rules.policy import MerchantPolicy, UnknownMerchant, load_policy, policy_path
 from smartrouter.rules.static import RuleSet, load_rules
 
@@ -133,6 +133,11 @@ class Merchants:
         """The merchant as it is now."""
         return self.now.get(merchant_id)
 
+    def zone(self, merchant_id: str) -> str:
+        """The merchant's time zone, UTC for one that is not known."""
+        merchant = self.now.get(merchant_id)
+        return merchant.policy.time_zone if merchant else "UTC"
+
     # -- the background thread ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -186,7 +191,7 @@ class Merchants:
                 pointer = self.settings.releases / f"{MODEL_TYPE}.{merchant_id}" / "champion.json"
                 self.fresh(merchant_id, "model", pointer, self.load_champion)
                 if self.keepers is not None:
-                    self.fresh(merchant_id, "outage", self.outage_file(merchant_id), self.load_outage)
+                    self.fresh(merchant_id, "outage", config_path(merchant_id, *self.folders()), self.load_outage)
                     self.keep(self.keepers, self.now[merchant_id])
 
     def policy_file(self, merchant_id: str) -> Path:
@@ -257,12 +262,6 @@ class Merchants:
         self.log.write("info", "model_loaded", merchant=merchant_id, model=model.name, version=version)
 
     # -- health of the processors -------------------------------------------------------------------------------------
-
-    def outage_file(self, merchant_id: str) -> Path:
-        """The merchant's own outage parameters or the default ones; those in the home folder win."""
-        names, folders = (f"{merchant_id}.yaml", "default.yaml"), self.folders()[::-1]
-        tries = [folder / "outage" / name for name in names for folder in folders]
-        return next((path for path in tries if path.is_file()), tries[-1])
 
     def load_outage(self, merchant_id: str, path: Path) -> None:
         """Read the outage parameters."""

@@ -32,6 +32,10 @@ class Metrics:
         self.feedback = Counter("feedback", "Outcome events by what became of them", ["receipt"], **make)
         self.problems = Counter("problems", "Refused requests by kind of problem", ["kind"], **make)
         self.reloads = Counter("reloads", "Loads of a release, rule set or policy", ["what", "result"], **make)
+        self.alerts = Counter("alerts", "Alert messages by what became of them", ["target", "result"], **make)
+        latest: dict[str, Any] = {**make, "labelnames": ["target"], "multiprocess_mode": "mostrecent"}
+        self.alerts_pending = Gauge("alerts_pending", "State changes that the target was not told yet", **latest)
+        self.alerts_oldest = Gauge("alerts_oldest_seconds", "Age of the oldest of them, 0 where all is told", **latest)
         self.applied = Counter("outcomes_applied", "Outcomes folded into the feature state of a worker", **make)
         self.health_failures = Counter("health_failures", "Failed steps of the processors' health", ["what"], **make)
         self.transitions = Counter(

@@ -12,6 +12,7 @@ from serve.security import check_exposure
 from smartrouter.core.errors import SmartrouterError
 from smartrouter.core.settings import PREFIX, Settings
 from smartrouter.feedback.tables import open_engine
+from smartrouter.outage.config import config_path, load_config
 from smartrouter.rules.policy import load_policy
 
 THREADS = 1  # per worker: more only fight for the interpreter (measured: 4 threads answer half as many) …
@@ -34,7 +35,12 @@ def check(settings: Settings) -> None:
     check_exposure(settings.host, settings.api_keys)
     Rates(settings.rate_limit)
     load_policy(settings.merchant, settings.params, settings.home)
+    load_config(config_path(settings.merchant, settings.params, settings.home))
     check_home(settings.home)
+    if settings.alerts:
+        from smartrouter.monitor.alerts import some_targets
+
+        some_targets(settings.alerts)
     open_engine(settings.store).dispose()  # looks at the URL and for its driver, and connects to nothing
     check_health(settings.health)
     check_port(settings.host, settings.port)

@@ -383,6 +383,15 @@ class ReadyHealth(BaseModel):
     states: dict[str, Literal["up", "degraded", "down", "recovering"]]
 
 
+class ReadyAlerts(BaseModel):
+    """One alert target; null where the store cannot be read."""
+
+    target: str
+    pending: int | None
+    oldest_s: float | None
+    failed_in_a_row: int | None
+
+
 class Ready(BaseModel):
     """What the service stands on."""
 
@@ -394,3 +403,4 @@ class Ready(BaseModel):
     features: ReadyFeatures
     health: ReadyHealth
     rules_version: str | None
+    alerts: list[ReadyAlerts]

@@ -1,4 +1,4 @@
-"""What one worker does for all: checkpoints the store's log and matches feedback that came before its prediction."""
+"""What one worker does for all: checkpoints the store's log, matches feedback that came early, and sends alerts."""
 
 import fcntl
 import os
@@ -6,6 +6,7 @@ import threading
 import time
 from typing import IO
 
+from serve.alerts import Alerts
 from serve.logs import Log
 from smartrouter.feedback.health import Keepers
 from smartrouter.feedback.store import Store, StoreUnavailable, connect_file, maintain, reconcile
@@ -18,8 +19,8 @@ ELECT_S = 1.0  # how soon another worker takes over when the one with the lock d
 class Upkeep:
     """A thread that works only in the worker that holds the lock; the kernel gives the lock up when a process dies."""
 
-    def __init__(self, store: Store, keepers: Keepers, log: Log):
-        self.store, self.keepers, self.log, self.stop = store, keepers, log, threading.Event()
+    def __init__(self, store: Store, keepers: Keepers, alerts: Alerts, log: Log):
+        self.store, self.keepers, self.alerts, self.log, self.stop = store, keepers, alerts, log, threading.Event()
         self.wal_bytes = 0
         self.thread = threading.Thread(target=self.work, name="upkeep", daemon=True)
 
@@ -30,6 +31,7 @@ class Upkeep:
     def close(self) -> None:
         """Stop it."""
         self.stop.set()
+        self.alerts.close()
         if self.thread.is_alive():
             self.thread.join(timeout=5)
 
@@ -57,7 +59,8 @@ class Upkeep:
         return True
 
     def keep(self, _held: IO[bytes] | None) -> None:
-        """Checkpoint and reconcile in turn; no failure ends the work."""
+        """Checkpoint and reconcile in turn, with the alerts beside it; no failure ends the work."""
+        self.alerts.start()
         connection = connect_file(self.store.path) if self.store.embedded else None
         next_match = time.monotonic()
         try:

@@ -6,7 +6,7 @@
 __all__ = ['FILE', 'NAME', 'REASON', 'Refused', 'DiskFull', 'ExtraMissing', 'cards_masked', 'Commands', 'main', 'settings', 'say',
            'show_table', 'WarehouseThere', 'WarehouseNotThere', 'embedded_file', 'world', 'ingest', 'rules',
            'rules_sync', 'rules_show', 'retrain', 'models', 'registry', 'models_list', 'models_show', 'show_change',
-           'models_promote', 'models_rollback', 'models_review', 'predict', 'serve', 'bench']
+           'models_promote', 'models_rollback', 'models_review', 'predict', 'serve', 'alerts', 'alerts_test', 'bench']
 
 # %% ../nbs/cli.ipynb #imports
 import errno
@@ -448,6 +448,25 @@ def serve(check: bool, hello: bool) -> None:
 
         subprocess.Popen([sys.executable, "-m", "serve.hello"])
     run_service(now)
+
+# %% ../nbs/cli.ipynb #alerts
+@main.group(cls=Commands)
+def alerts() -> None:
+    """Tell people when a processor goes down or comes back (SMARTROUTER_ALERTS)."""
+
+
+@alerts.command("test", epilog="Example: smartrouter alerts test")
+def alerts_test() -> None:
+    """Send each target two messages: one that opens an incident and one that closes it.
+
+    Exit code 0: all took both; 1: some did not, and why; 2: no target, or a URL that cannot be one.
+    """
+    from smartrouter.monitor.alerts import some_targets, try_target
+
+    tried = [(target.name, try_target(target)) for target in some_targets(settings().alerts)]
+    show_table([{"target": name, "result": failed or "sent"} for name, failed in tried])
+    if any(failed for _, failed in tried):
+        raise SystemExit(1)
 
 # %% ../nbs/cli.ipynb #bench
 @main.command(epilog="Example: smartrouter bench")

@@ -12,6 +12,10 @@ for _name in [name for name in os.environ if name.startswith("SMARTROUTER_")]:
     del os.environ[_name]  # a developer's own settings must not change what the tests see
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("house", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("house")
 
 ROOT = Path(__file__).resolve().parents[1]
 

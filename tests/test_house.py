@@ -25,8 +25,9 @@ MAY_HOLD_TENSORFLOW = {"models", "evaluation", "retrain"}
 TENSORFLOW = {"tensorflow", "keras", "tensorflow_decision_forests", "ydf", "tf_keras"}
 WORKBENCH = {"IPython", "jupyterlab", "nbdev", "fastcore", "papermill", "mlflow", "plotly", "dash", "matplotlib"}
 HEAVY = TENSORFLOW | WORKBENCH | {"pandas", "duckdb", "pyarrow", "sklearn", "scipy", "sqlglot", "snowflake", "lightgbm"}
+HEAVY |= {"apprise"}
 LIGHT = {"core", "features", "rules", "outage", "router", "feedback", "serve", "cli"}
-LIGHT |= {"models/runtime", "models/package"}
+LIGHT |= {"models/runtime", "models/package", "monitor/alerts", "monitor/outbox"}
 PARAMS_WITHOUT_REPORT = {"merchants", "ingest", "outage", "world"}  # read by their rooms, which refuse unknown keys
 EXPORTED = re.compile(r"^#\|\s*exports?\b", re.M)
 

@@ -52,6 +52,7 @@ class Settings(SnowflakeLogin):
     port: int = Field(8000, ge=1, le=65535)
     workers: int = Field(2, ge=1, le=64)
     api_keys: str = Field("", repr=False)  # comma-separated; several are valid at once, for rotation
+    alerts: str = Field("", repr=False)  # apprise URLs, or a file that holds them
     deadline_ms: float = Field(50.0, gt=0, le=10_000)  # after this the static rules answer
     rate_limit: str = "6000/second"  # per key, flask-limiter's notation
     durability: Literal["process", "power"] = "process"

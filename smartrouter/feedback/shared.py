@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COMMIT', 'SOCKET_S', 'WAIT_S', 'COUNTED_S', 'Orders', 'TRIES', 'PAUSE_S', 'Step', 'TOGETHER', 'SWEEP_S', 'PAGE',
            'HealthUrlRefused', 'connect', 'Counted', 'SharedKeepers', 'reaching', 'key_of', 'name_of', 'part_of',
-           'Answer', 'try_commit', 'in_order', 'take_over', 'pairs', 'Overtaken', 'together', 'attempts', 'sync',
-           'remind', 'then_submit', 'on_its_way', 'submit', 'outcomes_step', 'look_at', 'show', 'position',
+           'Answer', 'try_commit', 'in_order', 'take_over', 'plain', 'pairs', 'Overtaken', 'together', 'attempts',
+           'sync', 'remind', 'then_submit', 'on_its_way', 'submit', 'outcomes_step', 'look_at', 'show', 'position',
            'carry_told', 'sweep', 'began', 'moved_to', 'lost']
 
 # %% ../../nbs/feedback/shared.ipynb #imports
@@ -62,9 +62,17 @@ if #known > 0 or at ~= mine or not (kin or at == 0) then
     local value = redis.call('HGET', parts, name) or ''
     if kin or value ~= '' then changed[#changed + 1] = name; changed[#changed + 1] = value end
   end
+  local boards = false
   for i = 8, 6 + 2 * sent, 2 do
-    if kin and tonumber(redis.call('ZSCORE', order, ARGV[i]) or 0) <= since then
+    if string.sub(ARGV[i], 1, 6) == '|board' then
+      boards = true
+    elseif kin and tonumber(redis.call('ZSCORE', order, ARGV[i]) or 0) <= since then
       undone[#undone + 1] = ARGV[i]; undone[#undone + 1] = redis.call('HGET', parts, ARGV[i]) or ''
+    end
+  end
+  for _, name in ipairs(kin and boards and redis.call('ZRANGE', order, 0, -1) or {}) do
+    if string.sub(name, 1, 6) == '|board' then
+      undone[#undone + 1] = name; undone[#undone + 1] = redis.call('HGET', parts, name) or ''
     end
   end
   return {0, at, redis.call('LINDEX', stamps, 0) or '', kin and 1 or 0, known, changed, undone}
@@ -251,10 +259,11 @@ def try_commit(
 def in_order(
     health: Health,
 ) -> list[Part]:
-    """The parts that a step changed; segments as they were seen, the latest last."""
+    """The parts that a step changed; segments as they were seen, and pieces of the board as it took them in."""
     codes = {code for code, name in health.dirty if name.startswith("segment:")}
     seen = [(code, f"segment:{name}") for code in codes for name in health.lines[code].segments]
     places = {part: place for place, part in enumerate(seen)}
+    places |= {part: health.noted[part[1]][0] for part in health.dirty if part[1].startswith("board:")}
     return sorted(health.dirty, key=lambda part: places.get(part, -1))
 
 # %% ../../nbs/feedback/shared.ipynb #COUNTED_S
@@ -272,7 +281,7 @@ def take_over(
     mine = [*keeper.health.dirty]
     if answer.kin:
         blank = open_health(keeper.config, keeper.codes)
-        load_parts(keeper.health, [(part, save_part(blank, part)) for part in mine])
+        load_parts(keeper.health, [(part, save_part(blank, part)) for part in plain(mine)])
         load_parts(keeper.health, pairs(answer.undone))
         for code, names in orders.items():
             line = keeper.health.lines[code]
@@ -285,6 +294,13 @@ def take_over(
     if refused:
         given = ", ".join(name_of(part).strip("|") for part in refused)
         keepers.failed("health_starts_fresh", PartsRefused(given, "parts saved under the same parameters", FRESH))
+
+
+def plain(
+    parts: Sequence[Part],
+) -> set[Part]:
+    """The parts, with the whole board in the place of its pieces."""
+    return {("", "board") if part[1].startswith("board") else part for part in parts}
 
 
 def pairs(

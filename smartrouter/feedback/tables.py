@@ -225,7 +225,7 @@ def statements(
 ) -> dict[str, str]:
     """Compile every statement of this module for one database; parameters are named."""
     texts = writing_statements(dialect) | finding_statements() | following_statements()
-    texts |= health_writing_statements(dialect) | health_reading_statements() | watching_statements()
+    texts |= health_writing_statements(dialect) | health_reading_statements() | watching_statements(dialect)
     texts |= carrying_statements()
     return {name: driver_text(text, dialect) for name, text in texts.items()}
 
@@ -313,12 +313,18 @@ def health_reading_statements() -> dict[str, Any]:
     }
 
 # %% ../../nbs/feedback/tables.ipynb #watching_statements
-def watching_statements() -> dict[str, Any]:
+def watching_statements(
+    dialect: Dialect,
+) -> dict[str, Any]:
     """Payments routed since a moment, those of them with an outcome, and outcomes after one already seen."""
     p, o = PREDICTIONS.c, OUTCOMES_LOG.c
     recent = p.created_at > sa.bindparam("since", type_=sa.Double)
-    sent = sa.select(p.prediction_id, p.merchant_id, p.ranking, p.created_at)
-    sent = sent.where(recent, p.model_type == sa.literal_column("'processor_selector'")).order_by(p.created_at)
+    gather, make = (
+        ("json_agg", "json_build_array") if dialect.name == "postgresql" else ("json_group_array", "json_array")
+    )
+    row = getattr(sa.func, make)(p.prediction_id, p.merchant_id, p.ranking, p.created_at)
+    sent = sa.select(sa.cast(getattr(sa.func, gather)(row), sa.Text))
+    sent = sent.where(recent, p.model_type == sa.literal_column("'processor_selector'"))
     both = PREDICTIONS.join(OUTCOMES_LOG, o.prediction_id == p.prediction_id)
     after = sa.select(o.id, o.prediction_id).where(o.id > sa.bindparam("last", type_=sa.Integer)).order_by(o.id)
     return {

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_SHIFT', 'ApprovalConfig', 'expected_decline', 'lowered', 'ApprovalRefused', 'Approval', 'from_json', 'fresh',
            'mixture', 'lifted', 'keep_latest', 'learn_from_peer', 'compare', 'contrast', 'significance', 'surprise',
-           'watch_bin', 'learn_own', 'follow_shift', 'calm', 'Finding', 'own_outcome', 'update']
+           'watch_bin', 'learn_own', 'follow_shift', 'calm', 'fallen_by', 'Finding', 'own_outcome', 'update']
 
 # %% ../../nbs/outage/approval.ipynb #imports
 from collections.abc import Mapping
@@ -289,6 +289,14 @@ def calm(
     state.cusum, state.attempts, state.approved, state.strata = 0.0, 0.0, 0.0, {}
     state.alarmed, state.shift = False, 0.0
 
+# %% ../../nbs/outage/approval.ipynb #fallen_by
+def fallen_by(state: Approval) -> float:
+    """Estimated logit by which declines are likelier since the onset than the model and the peers say."""
+    declines = state.attempts - state.approved
+    expected = max(declines - sum(own for own, *_ in state.strata.values()), 0.0)
+    seen, told = (declines + 0.5) / (state.attempts + 1), (expected + 0.5) / (state.attempts + 1)
+    return log(seen / (1 - seen)) - log(told / (1 - told))
+
 # %% ../../nbs/outage/approval.ipynb #MOST_SHIFT
 MOST_SHIFT = 6.0  # logit with which an alarm begins at most: odds 400 times as high
 
@@ -360,7 +368,7 @@ def update(
         excess, information = contrast(mine.strata)
         z = significance(excess, information, config)
         if z >= config.z:
-            mine.alarmed, mine.shift = True, min(MOST_SHIFT, max(config.clear, excess / information))
+            mine.alarmed, mine.shift = True, min(MOST_SHIFT, max(config.clear, fallen_by(mine)))
         elif excess < sqrt(information):  # less than one standard error: the peers explain it
             mine.evidence = [0.0] * len(mine.evidence)
     nothing = mine.alarmed and mine.approved + 1 <= config.down_approval * (mine.attempts + 2)

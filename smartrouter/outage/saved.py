@@ -7,14 +7,13 @@ __all__ = ['save_part', 'parts_of', 'load_part', 'load_parts', 'save_watch', 'lo
 
 # %% ../../nbs/outage/saved.ipynb #imports
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
 from ..core.errors import SmartrouterError
 from . import approval, segment
 from .control import Control
 from .detector import baseline_from_json, detector_from_json
-from .health import Health, Part
+from .health import Health, Part, taken_in
 from .rolling import Rolling
 from .silence import answers_from_json
 from .watch import Attempt, Watch
@@ -27,12 +26,14 @@ def save_part(
     """Plain values of one part, None where it is gone; they share lists with it: write them down at once."""
     code, name = part
     if not code:
-        return health.gap if name == "gap" else {key: state.as_json() for key, state in health.board.items()}
+        if name == "board":
+            return [health.judged, {key: state.as_json() for key, state in health.board.items()}]
+        return health.gap if name == "gap" else health.noted[name]
     line = health.lines[code]
     if name == "control":
         return [line.control.as_json(), {key: outlet.as_json() for key, outlet in line.outlets.items()}]
     if name == "technical":
-        return [line.detector.parts, asdict(line.baseline), line.rolling.minutes, line.late, line.late_at]
+        return [line.detector.parts, line.baseline.as_json(), line.rolling.minutes, line.late, line.late_at]
     if name == "answers":
         return [line.answers.counts, line.answers.weight, line.held, line.on_time]
     found = line.segments.get(name.removeprefix("segment:"))
@@ -58,8 +59,13 @@ def load_part(
     if not code:
         if name == "gap":
             health.gap = values
-        else:
-            health.board |= {key: approval.from_json(v) for key, v in values.items() if key in health.board}
+        elif name == "board":
+            health.judged = values[0]
+            health.board |= {key: approval.from_json(v) for key, v in values[1].items() if key in health.board}
+        elif values[0] == health.judged + 1:  # others are older, or a whole board is still to come
+            health.judged = values[0]
+            if values[1] in health.board:
+                taken_in(health, values[1:])
         return
     line, config = health.lines[code], health.config
     if name == "control":

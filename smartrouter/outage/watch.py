@@ -18,8 +18,8 @@ class WatchConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     stale_s: float = Field(900.0, ge=1, le=86_400)  # an outcome of an attempt older than this raises no alarm
     peers_s: float = Field(60.0, ge=1, le=3600)  # what other processors did within this time is compared
-    late_memory: float = Field(5.0, ge=1, le=1000)  # answers by which it is judged whether a processor is late
-    late_share: float = Field(0.3, gt=0, le=1)  # late at every other processor: nobody is to blame
+    late_memory: float = Field(10.0, ge=1, le=1000)  # answers by which it is judged whether a processor is late
+    late_share: float = Field(0.05, gt=0, le=1)  # late from which on another processor is late too: nobody is to blame
     most_open: int = Field(20_000, ge=100, le=1_000_000)  # unanswered attempts remembered for one processor
 
 # %% ../../nbs/outage/watch.ipynb #Attempt

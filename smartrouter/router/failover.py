@@ -18,7 +18,7 @@ from ..outage.candidates import Routable, routable
 from ..outage.control import Control, effective, logit_shift, lowered, reserve_probe, weight
 from ..outage.probe import Probe
 from ..outage.segment import segment_of
-from ..outage.states import View
+from ..outage.states import View, quiet_until
 
 # %% ../../nbs/router/failover.ipynb #HealthSource
 class HealthSource(Protocol):
@@ -54,7 +54,7 @@ class Scene:
 
     source: HealthSource
     view: View
-    states: Mapping[str, Control]  # processor -> what binds
+    states: Mapping[str, Control]  # processor -> what binds; only of those that are not plainly up
     name: str  # segment of the payment
     now: float  # epoch seconds
 
@@ -88,7 +88,7 @@ def scene_of(
             state is None or weight(outlet, now, config.control) < weight(state, now, config.control)
         ):
             state = outlet
-        if state is not None:
+        if state is not None and now >= quiet_until(state):
             states[code] = state
     return Scene(source, view, states, name, now)
 
@@ -241,4 +241,4 @@ def chance_of(
             found = weight(scene.states[code], scene.now, config)
             chance *= found if here else 1 - found
         total += chance
-    return total
+    return min(total, 1.0)  # sums of shares end a rounding error above it

@@ -26,7 +26,6 @@ from smartrouter.feedback.health import (
     refresh,
     reserve,
     tick,
-    unshifted,
 )
 from smartrouter.feedback.outcome import Feedback
 from smartrouter.feedback.shared import SWEEP_S, SharedKeepers
@@ -42,11 +41,12 @@ from smartrouter.feedback.store import (
     upgrade,
 )
 from smartrouter.feedback.tables import METADATA
+from smartrouter.monitor.outbox import ALERTS
 from smartrouter.outage import health as engine
 from smartrouter.outage.config import load_config
 from smartrouter.outage.health import UnknownProcessor, open_health
 from smartrouter.outage.override import make_override
-from smartrouter.outage.saved import save_part
+from smartrouter.outage.saved import load_parts, parts_of, save_part
 from smartrouter.outage.signal import build_taxonomy
 from smartrouter.outage.watch import Watch, started
 from tests.conftest import ROOT
@@ -72,7 +72,7 @@ def url(place, tmp_path):
         pytest.skip("TEST_POSTGRES_URL names no database")
     dropped = sa.create_engine(SERVER)
     with dropped.begin() as connection:
-        for table in (*METADATA.tables, "alembic_version"):
+        for table in (*METADATA.tables, *ALERTS.metadata.tables, "alembic_version"):
             connection.execute(sa.text(f"DROP TABLE IF EXISTS {table} CASCADE"))
     dropped.dispose()
     return SERVER
@@ -190,13 +190,20 @@ def replayed(keepers):
     return health, told
 
 
+def written(health):
+    """All that is known, in writing."""
+    return [(part, to_json(save_part(health, part))) for part in parts_of(health)]
+
+
 def check_replay(keepers):
     carry(keepers)
     health, _ = replayed(keepers)
-    kept = parts(keepers)
-    assert kept == {part: json.loads(to_json(save_part(health, part))) for part in kept}
-    order = [part for code, part in kept if code == "WORLDPAY" and part.startswith("segment:")]
-    assert order == [f"segment:{name}" for name in health.lines["WORLDPAY"].segments]  # the latest seen last
+    kept = open_health(CONFIG, CODES)
+    assert load_parts(kept, [(part, state) for part, state in parts(keepers).items()]) == []
+    assert parts_of(kept) == parts_of(health)  # segments included, the latest seen last
+    assert [to_json(save_part(kept, p)) for p in parts_of(kept)] == [
+        to_json(save_part(health, p)) for p in parts_of(kept)
+    ]
 
 
 # -- once ----------------------------------------------------------------------------------------------------------
@@ -275,13 +282,18 @@ def test_two_workers_make_of_batches_what_one_engine_makes_of_the_log(tmp_path_f
         keepers.store.close()
 
 
-def test_many_segments_come_and_go_alike_in_the_store(keepers):
+def test_what_is_written_in_pieces_is_whole_for_whoever_comes_late(open_keepers):
+    keepers, other = open_keepers(), open_keepers()
     rng = random.Random(7)
-    for number in range(250):  # 90 BINs, 64 are kept
-        post(keepers, number, "approved" if rng.random() < 0.9 else "declined")
+    for number in range(300):  # 90 BINs, 64 are kept; a whole board with every 128th outcome
+        turn = other if number in (20, 290) else keepers
+        post(turn, number, "approved" if rng.random() < 0.9 else "declined")
     kept = [part for code, part in parts(keepers) if part.startswith("segment:")]
     assert len(kept) == CONFIG.segment.most
     check_replay(keepers)
+    assert written(other.of["volaris"].health) != written(keepers.of["volaris"].health)  # it has not looked since
+    tick(other, "volaris", {}, NOW + 300)
+    assert written(other.of["volaris"].health) == written(keepers.of["volaris"].health)
 
 
 # -- at the same time ----------------------------------------------------------------------------------------------
@@ -579,10 +591,3 @@ def test_only_the_first_processor_reports_a_probe():
     assert ended({"stage": "retry"}, health=known).probe == ""
     assert ended({"processor": "MIT"}, health=known).p == pytest.approx(0.8638, abs=1e-4)
     assert ended({"processor": "ELAVON"}).p is None
-
-
-@given(st.floats(0.001, 0.999), st.floats(-6, 0))
-def test_a_shift_is_taken_back(p, shift):
-    shifted = 1 / (1 + (1 - p) / p * 2.718281828459045**-shift)
-    assert unshifted(shifted, shift) == pytest.approx(p, abs=1e-6)
-    assert (unshifted(0.0, shift), unshifted(1.0, shift)) == (0.0, 1.0)

@@ -9,7 +9,9 @@ import time
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from smartrouter.feedback import store as module
@@ -32,7 +34,8 @@ from smartrouter.feedback.store import (
     save_prediction,
     upgrade,
 )
-from smartrouter.feedback.tables import METADATA, UrlRefused
+from smartrouter.feedback.tables import METADATA, PREDICTIONS, UrlRefused, migrations_folder
+from smartrouter.monitor.outbox import ALERTS
 
 NOW = 1_776_254_400.0
 SERVER = os.environ.get("TEST_POSTGRES_URL", "")  # an empty database of a server; its tables are dropped
@@ -70,7 +73,7 @@ def url(request, tmp_path):
         pytest.skip("TEST_POSTGRES_URL names no database")
     engine = sa.create_engine(SERVER)
     with engine.begin() as connection:
-        for table in (*METADATA.tables, "alembic_version"):
+        for table in ("alerts", *METADATA.tables, "alembic_version"):
             connection.execute(sa.text(f"DROP TABLE IF EXISTS {table} CASCADE"))
     engine.dispose()
     return SERVER
@@ -100,7 +103,30 @@ def test_migrations_make_exactly_the_tables_of_the_code(store, url):
     upgrade(url)  # again
     with store.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": False})
-        assert compare_metadata(context, METADATA) == []
+        assert compare_metadata(context, [METADATA, ALERTS.metadata]) == []
+
+
+def test_a_store_of_the_release_before_keeps_its_rows(tmp_path):
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    engine, config = sa.create_engine(url), Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        old = {name: value for name, value in prediction().items() if name != "health"}
+        names = ", ".join(old)
+        connection.execute(sa.text(f"INSERT INTO predictions ({names}) VALUES (:{names.replace(', ', ', :')})"), old)
+        connection.commit()
+    upgrade(url)
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(PREDICTIONS.c.transaction_id, PREDICTIONS.c.health)).all() == [
+            ("tx-1", None)
+        ]
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+        connection.commit()
+        assert connection.execute(sa.text("SELECT transaction_id FROM predictions")).all() == [("tx-1",)]
+    engine.dispose()
 
 
 def test_an_answer_is_given_once(store):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from smartrouter.outage.config import OutageConfigRefused, load_config, parse_config
+from smartrouter.outage.config import OutageConfigRefused, config_path, load_config, parse_config
 from smartrouter.outage.detector import TechnicalConfig
 from smartrouter.outage.silence import SilenceConfig
 
@@ -43,3 +43,15 @@ def test_what_is_no_such_file_is_refused(text):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(OutageConfigRefused, match="Give its path"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_merchants_own_file_wins_and_the_home_folder_wins(tmp_path):
+    params, home = tmp_path / "params", tmp_path / "home"
+    for folder in (params, home):
+        (folder / "outage").mkdir(parents=True)
+    assert config_path("m1", params, home) == params / "outage" / "default.yaml"  # where one is expected
+    for place in (params / "default", home / "default", params / "m1", home / "m1"):
+        path = place.parent / "outage" / f"{place.name}.yaml"
+        path.write_text(SHIPPED.read_text())
+        assert config_path("m1", params, home) == path
+    assert config_path("m2", params, home) == home / "outage" / "default.yaml"

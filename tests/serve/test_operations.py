@@ -13,6 +13,7 @@ from serve.deadline import Deadline, Saturated, TooSlow
 from serve.rates import RateRefused, Rates
 from serve.run import CannotKeep, CannotListen, check
 from serve.security import KeysRequired
+from smartrouter.outage.config import OutageConfigRefused
 from smartrouter.rules.policy import UnknownMerchant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,6 +191,11 @@ def test_the_service_refuses_to_start_where_it_could_not_serve(settings):
         check(settings.model_copy(update={"merchant": "nobody", "port": port}))
     with pytest.raises(RateRefused):
         check(settings.model_copy(update={"rate_limit": "many", "port": port}))
+    (settings.home / "outage").mkdir()
+    (settings.home / "outage" / "volaris.yaml").write_text("signl: {}")
+    with pytest.raises(OutageConfigRefused, match="signl"):
+        check(settings.model_copy(update={"port": port}))
+    (settings.home / "outage" / "volaris.yaml").unlink()
     (settings.home / "file").write_text("")
     with pytest.raises(CannotKeep, match="SMARTROUTER_HOME"):
         check(settings.model_copy(update={"home": settings.home / "file" / "var", "port": port}))

@@ -86,7 +86,7 @@ def timed_steps(urls: tuple[str, str], lines: list[Counted], pause_s: float) -> 
         learn(*given)
 
     shared.take_over = counting
-    keepers.step("volaris", lambda health: (None, ()))  # reads everything once
+    keepers.whole("volaris")  # connected
     for line in lines:
         time.sleep(pause_s)
         began = time.perf_counter()

@@ -78,6 +78,13 @@ def durability() -> list[dict[str, Any]]:
     return durability()
 
 
+def shared_health() -> list[dict[str, Any]]:
+    """What a step of the processors' health costs in Redis, and how soon others see it; see bench.redis_bench."""
+    from bench.redis_bench import shared_health
+
+    return shared_health()
+
+
 def alerts() -> list[dict[str, Any]]:
     """Whether all is told after a target was down, and whether payments notice; see bench.alerts_bench."""
     from bench.alerts_bench import alerts
@@ -112,6 +119,7 @@ PARTS = {
     "detect": detect,
     "feedback": feedback,
     "durability": durability,
+    "redis": shared_health,
     "alerts": alerts,
     "drill": drills,
     "serve": parts.serve,

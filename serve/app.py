@@ -134,7 +134,7 @@ def create_app(
     decide, load_model = decide or model.decide, load_model or model.load_model
     log, metrics = log or Log(settings.log_level), Metrics()
     store = Store(settings.store, settings.durability)
-    keepers = open_keepers(store, log, metrics)
+    keepers = open_keepers(store, log, metrics, settings.health)
     merchants = Merchants(settings, store, load_model, log, metrics, keepers)
     answerer = Answerer(settings, store, merchants, decide, metrics, log)
     alerts = Alerts(store, settings.alerts, merchants.zone, log, metrics)
@@ -525,6 +525,7 @@ def readiness(parts: Parts) -> dict[str, Any]:
             "lag_s": merchants.lag_s,
         },
         "health": {
+            "kind": parts.keepers.kind,
             "view_age_s": None if (age_s := parts.looking.age_s()) is None else round(age_s, 3),
             "states": parts.looking.states(merchant_id),
         },

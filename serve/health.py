@@ -27,8 +27,8 @@ LISTEN_LOCK = 0x736D73  # any number, the same for all workers; another than fee
 STATES = ("up", "degraded", "down", "recovering")
 
 
-def open_keepers(store: Store, log: Log, metrics: Metrics) -> Keepers:
-    """The keepers of a worker, which log and count what happens."""
+def open_keepers(store: Store, log: Log, metrics: Metrics, url: str = "") -> Keepers:
+    """The keepers of a worker, which log and count what happens; with a URL, they keep the health in Redis."""
 
     said: dict[str, float] = {}  # what -> time.monotonic() of its last line
 
@@ -55,6 +55,10 @@ def open_keepers(store: Store, log: Log, metrics: Metrics) -> Keepers:
                 incident=line.incident or None,
             )
 
+    if url:
+        from smartrouter.feedback.shared import SharedKeepers  # here: most services need no Redis
+
+        return SharedKeepers(store, url, failed, moved)
     return Keepers(store, failed, moved)
 
 
@@ -198,6 +202,7 @@ class Listening:
         for merchant_id, keeper in self.keepers.of.items():
             found = self.watches.get(merchant_id, {})
             tick(self.keepers, merchant_id, {code: w for code, w in found.items() if code in keeper.codes}, now)
+        self.keepers.carry(now)
         self.metrics.ticks.inc()
 
     def follow(self, now: float) -> None:

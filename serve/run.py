@@ -42,7 +42,16 @@ def check(settings: Settings) -> None:
 
         some_targets(settings.alerts)
     open_engine(settings.store).dispose()  # looks at the URL and for its driver, and connects to nothing
+    check_health(settings.health)
     check_port(settings.host, settings.port)
+
+
+def check_health(url: str) -> None:
+    """Raise a `SmartrouterError` for a URL that names no Redis; connects to nothing."""
+    if url:
+        from smartrouter.feedback.shared import connect
+
+        connect(url).close()
 
 
 def check_workbench(settings: Settings) -> None:
@@ -118,7 +127,7 @@ def main(settings: Settings, target: str = TARGET) -> None:
     upgrade(settings.store)
     share_metrics(Path(settings.home) / "metrics")
     announce(settings)
-    embedded = settings.store.startswith("sqlite")
+    embedded = settings.store.startswith("sqlite") and not settings.health
     server = Server(
         target,
         factory=True,

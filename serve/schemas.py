@@ -378,6 +378,7 @@ class ReadyFeatures(BaseModel):
 class ReadyHealth(BaseModel):
     """The processors' health, as decisions see it."""
 
+    kind: str = Field(description="Where it is kept: in the store, or in Redis")
     view_age_s: float | None = Field(description="Since the states were known to be right; null: never read")
     states: dict[str, Literal["up", "degraded", "down", "recovering"]]
 

@@ -1,6 +1,9 @@
 """What every test shares: a clean environment and one small simulated warehouse a session."""
 
 import os
+import shutil
+import subprocess
+import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -38,3 +41,74 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_warehouse(small_world: Path) -> str:
     """The URL of the small simulated warehouse."""
     return f"duckdb:///{small_world / 'warehouse.duckdb'}"
+
+
+class RedisServer:
+    """A redis-server of our own behind a socket, which can be stopped and started again."""
+
+    def __init__(self, folder):
+        self.folder, self.socket = folder, folder / "redis.sock"
+        self.url, self.process = f"unix://{self.socket}", None
+
+    def start(self):
+        """Start it; what its append-only file holds is there again."""
+        self.socket.unlink(missing_ok=True)
+        options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", ""]
+        options += ["--appendonly", "yes", "--appendfsync", "always"]
+        self.process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+        while self.process.poll() is None and not self.answers():
+            time.sleep(0.01)
+        return self
+
+    def answers(self):
+        """Whether it takes commands; its socket is there some time before."""
+        from redis import ConnectionError
+
+        client = self.client()
+        try:
+            return client.ping()
+        except ConnectionError:
+            return False
+        finally:
+            client.close()
+
+    def client(self):
+        """A client of it."""
+        from redis import Redis
+
+        return Redis.from_url(self.url, decode_responses=True)
+
+    def stop(self):
+        """Kill it, as a crash would."""
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def redis_of_all(tmp_path_factory):
+    """One server a session, emptied by whoever uses it."""
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not installed")
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_of_all):
+    """The URL of an empty Redis."""
+    client = redis_of_all.client()
+    client.flushall()
+    client.close()
+    return redis_of_all.url
+
+
+@pytest.fixture
+def redis_server(tmp_path):
+    """A server of the test's own."""
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not installed")
+    server = RedisServer(tmp_path).start()
+    yield server
+    if server.process.poll() is None:
+        server.stop()

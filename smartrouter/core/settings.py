@@ -45,6 +45,7 @@ class Settings(SnowflakeLogin):
     merchant: str = "volaris"
     warehouse: str = ""  # duckdb:///file or snowflake://account/database/schema
     store: str = Field("", repr=False)  # operational store: sqlite:///file or postgresql+psycopg://…
+    health: str = Field("", repr=False)  # redis://… keeps the processors' health for several hosts; empty: in the store
     mlflow: str = Field("", repr=False)  # tracking and registry: sqlite:///file or http(s)://…
     releases: Path = Path("")  # exported release folders, the only thing the service reads of a model
     host: str = "127.0.0.1"

@@ -28,6 +28,7 @@ from smartrouter.feedback.health import (
     tick,
 )
 from smartrouter.feedback.outcome import Feedback
+from smartrouter.feedback.shared import SWEEP_S, SharedKeepers
 from smartrouter.feedback.store import (
     Store,
     StoreUnavailable,
@@ -57,9 +58,15 @@ CODES = ("WORLDPAY", "MIT", "ELAVON")
 STATUSES = ("approved", "declined", "error")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
+@pytest.fixture(params=["sqlite", "postgresql", "redis"])
+def place(request):
+    """Where health is kept; with Redis, the rest is in SQLite."""
+    return request.param
+
+
+@pytest.fixture
+def url(place, tmp_path):
+    if place != "postgresql":
         return f"sqlite:///{tmp_path / 'store.db'}"
     if not SERVER:
         pytest.skip("TEST_POSTGRES_URL names no database")
@@ -72,15 +79,16 @@ def url(request, tmp_path):
 
 
 @pytest.fixture
-def open_keepers(url):
+def open_keepers(request, place, url):
     """Start a worker: its own store, and the keeper of one merchant."""
     upgrade(url)
-    made = []
+    made, shared = [], request.getfixturevalue("redis_url") if place == "redis" else None
 
     def start(**given):
-        keepers = Keepers(Store(url), **given)
+        keepers = SharedKeepers(Store(url), shared, **given) if shared else Keepers(Store(url), **given)
         keepers.put("volaris", CONFIG, CODES)
         refresh(keepers)
+        carry(keepers)
         made.append(keepers)
         return keepers
 
@@ -139,24 +147,47 @@ def mode(keepers, code="WORLDPAY"):
     return keepers.of["volaris"].view.controls[code].mode
 
 
+def carry(keepers):
+    """What the worker that listens does, until nothing is left to do."""
+    for _ in range(2):
+        keepers.swept_at = -SWEEP_S
+        keepers.carry(NOW + 100)
+
+
+def told_to(keepers):
+    """The store's log of changes, newest first."""
+    carry(keepers)
+    return latest(keepers, "volaris")
+
+
 def parts(keepers):
-    """Everything in the store."""
-    rows = keepers.store.read("health_parts", merchant_id="volaris", version=0)
-    return {(code, part): json.loads(state) for code, part, state in rows}
+    """Everything that is kept."""
+    return {part: json.loads(to_json(values)) for part, values in keepers.whole("volaris") if values is not None}
 
 
-def replayed(store):
-    """What a fresh engine makes of the log, in the order of ids."""
+def counted_in(keepers):
+    """In which order outcomes moved the health: that of their ids, in Redis that of the versions which counted them."""
+    if keepers.kind != "redis":
+        return lambda number, row: number
+    key = "smartrouter:{{volaris}}:counted:{}:{}:{}".format
+    return lambda number, row: (int(keepers.redis.get(key(*row))), number)
+
+
+def replayed(keepers):
+    """What a fresh engine makes of the log, and what it tells."""
+    told = []
     health, taxonomy = open_health(CONFIG, CODES), build_taxonomy(CONFIG.signal)
-    query = "SELECT o.id, p.request, p.ranking, p.probabilities, p.health, p.created_at, f.stage, f.processor,"
-    query += " f.received_at, f.body FROM outcomes o JOIN predictions p ON p.prediction_id = o.prediction_id"
-    query += " JOIN feedback f ON f.id = o.feedback_id ORDER BY o.id"
-    with store.engine.connect() as connection:
-        for _, request, ranking, chances, known, at, *rest in connection.execute(sa.text(query)):
-            row = dict(zip(("stage", "processor", "received_at", "body"), rest, strict=True))
-            ended = ended_of(Routed("volaris", request, ranking, chances, known, at), row, taxonomy)
-            engine.outcome(health, ended, row["received_at"])
-    return health
+    query = "SELECT o.id, p.prediction_id, p.request, p.ranking, p.probabilities, p.health, p.created_at, f.stage,"
+    query += " f.processor, f.received_at, f.body FROM outcomes o JOIN feedback f ON f.id = o.feedback_id"
+    query += " JOIN predictions p ON p.prediction_id = o.prediction_id"
+    place = counted_in(keepers)
+    with keepers.store.engine.connect() as connection:
+        rows = sorted(connection.execute(sa.text(query)), key=lambda row: place(row[0], (row[1], row[7], row[8])))
+    for _, _, request, ranking, chances, known, at, *rest in rows:
+        row = dict(zip(("stage", "processor", "received_at", "body"), rest, strict=True))
+        ended = ended_of(Routed("volaris", request, ranking, chances, known, at), row, taxonomy)
+        told += engine.outcome(health, ended, row["received_at"])
+    return health, told
 
 
 def written(health):
@@ -165,7 +196,8 @@ def written(health):
 
 
 def check_replay(keepers):
-    health = replayed(keepers.store)
+    carry(keepers)
+    health, _ = replayed(keepers)
     kept = open_health(CONFIG, CODES)
     assert load_parts(kept, [(part, state) for part, state in parts(keepers).items()]) == []
     assert parts_of(kept) == parts_of(health)  # segments included, the latest seen last
@@ -183,7 +215,7 @@ def test_an_outage_moves_the_state_once_for_every_worker(open_keepers):
     kill(first)
     assert mode(second) == "down" and mode(second, "MIT") == "up"
     assert [(line.key, line.before, line.after) for line in told] == [("WORLDPAY", "up", "down")]
-    assert latest(second, "volaris") == told
+    assert told_to(second) == told
     assert known_states(second, "volaris", NOW + 60)["WORLDPAY"].state == "down"
     assert mode(open_keepers()) == "down"  # a start in the middle of the outage
     check_replay(first)
@@ -208,7 +240,7 @@ def test_late_and_future_outcomes_flip_nothing(keepers):
         save_prediction(keepers.store, payment(100 + number, created_at=NOW + 90_000))
     events = [event(n) for n in (*range(20), *range(100, 120))]
     assert set(save_feedback(keepers.store, events, NOW + 3600, keepers)) == {"counted"}
-    assert mode(keepers) == "up" and latest(keepers, "volaris") == []
+    assert mode(keepers) == "up" and told_to(keepers) == []
 
 
 def test_an_outcome_before_its_payment_moves_the_state_when_it_is_matched(keepers):
@@ -285,6 +317,7 @@ def test_threads_with_the_same_outcomes_count_each_once(open_keepers):
     for thread in threads:
         thread.join()
     assert counts(workers[0].store)["outcomes"] == 60
+    carry(workers[0])  # a worker whose threads crowd each other leaves some for later
     scores = known_states(workers[0], "volaris", NOW + 70)["WORLDPAY"].scores
     assert scores[5]["attempts"] == 60
     check_replay(workers[0])
@@ -381,7 +414,7 @@ def test_two_merchants_in_one_batch_move_their_own_health(keepers):
     refresh(keepers)
     modes = {name: keeper.view.controls["WORLDPAY"].mode for name, keeper in keepers.of.items()}
     assert modes == {"volaris": "up", "second": "down"}
-    assert len(latest(keepers, "second")) == 1 and latest(keepers, "volaris") == []
+    assert told_to(keepers) == [] and len(latest(keepers, "second")) == 1
 
 
 # -- time, people, probes ------------------------------------------------------------------------------------------
@@ -407,7 +440,7 @@ def test_silence_takes_a_processor_out_in_the_store(open_keepers):
     for number in range(100, 140):
         started(watches["WORLDPAY"], f"p{number}", NOW + number / 10 + 90, CONFIG.silence.newest)
     tick(keepers, "volaris", watches, NOW + 110)
-    assert mode(other) == "down" and latest(other, "volaris")[0].why == "silence alarm"
+    assert mode(other) == "down" and told_to(other)[0].why == "silence alarm"
 
 
 def test_one_probe_for_all_workers_and_threads(open_keepers):
@@ -468,7 +501,7 @@ def test_what_people_force_is_shared_audited_and_ends(open_keepers):
     tick(other, "volaris", {}, NOW + 61)
     refresh(keepers)
     assert keepers.of["volaris"].view.controls["MIT"].override is None
-    assert [line.why for line in latest(keepers, "volaris")] == ["override over", "override"]
+    assert [line.why for line in told_to(keepers)] == ["override over", "override"]
 
 
 def test_changed_parameters_start_fresh_what_they_concern_and_leave_states(open_keepers):

@@ -82,7 +82,7 @@ def timed_steps(urls: tuple[str, str], lines: list[Counted], pause_s: float) -> 
     learn = shared.take_over
 
     def counting(*given: Any) -> None:
-        again[0] += 1
+        again[0] += bool(given[3])  # a step that was undone; without, it only read what is new
         learn(*given)
 
     shared.take_over = counting

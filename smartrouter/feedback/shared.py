@@ -358,8 +358,7 @@ def attempts(
     keys: Sequence[str],
 ) -> tuple[T, Sequence[Transition], bool]:
     """Try until it is written; return what `do` found, what is told, and whether a state changed."""
-    if not keeper.version:
-        sync(keepers, keeper)
+    sync(keepers, keeper)
     known: frozenset[str] = frozenset()
     for turn in range(TRIES):
         if turn > 1:
@@ -380,9 +379,9 @@ def attempts(
 # %% ../../nbs/feedback/shared.ipynb #sync
 def sync(
     keepers: SharedKeepers,
-    keeper: Keeper,  # that knows nothing
+    keeper: Keeper,  # with nothing that is not written
 ) -> None:
-    """Read everything; where there is nothing, begin with the states that decisions see."""
+    """Read what others wrote; where there is nothing at all, begin with the states that decisions see."""
     answer = try_commit(keepers, keeper)
     if answer is not None:
         take_over(keepers, keeper, answer, {})

@@ -325,7 +325,7 @@ def tick(
             told += moved(health, code, name, Tick(), now)
     return told + listened(health, watches, now)
 
-
+# %% ../../nbs/outage/health.ipynb #listened
 def listened(
     health: Health,  # changed in place
     watches: Mapping[str, Watch],  # by processor; changed in place

@@ -148,7 +148,7 @@ def may_reach(
     most = sum(w * (1 - p1) / p1 for p1, w in zip(technical.severities, technical.weights, strict=True)) + len(waits_s)
     return math.log(most) - sum(math.log(slower[bin_of(wait, config)]) for wait in open_) >= math.log(least)
 
-
+# %% ../../nbs/outage/silence.ipynb #silent
 def silent(
     waits_s: Sequence[float | None],  # latest attempts in the order of starts: seconds without answer, None: answered
     slower: Sequence[float],  # of `survival`

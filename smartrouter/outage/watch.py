@@ -97,7 +97,7 @@ def given_up(
         del watch.open[attempt_id]
     return len(old)
 
-
+# %% ../../nbs/outage/watch.ipynb #silent_since
 def silent_since(
     watch: Watch,
     since: float,  # epoch seconds: earlier attempts say nothing about now

@@ -469,8 +469,7 @@ def drill_outage(
     players = dict.fromkeys(["ours", *against, "oracle"])
     results = play_drill(pool, scenario, config, list(players), seed, progress=say)
     show_table([{name: text for name, text in line_of(result).items() if name != "drill"} for result in results])
-    if not results[0].passed:
-        raise SystemExit(1)
+    raise SystemExit(0 if results[0].passed else 1)
 
 # %% ../nbs/cli.ipynb #drill_report
 @drill.command("report", epilog="Example: smartrouter drill report --params params/outage_drill/embedded.yaml")

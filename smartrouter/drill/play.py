@@ -156,7 +156,7 @@ def known_at(
         when = gap[1] * 60 + drawn.report_s[i]
     return [when] if np.isnan(drawn.again_s[i]) else [when, when + drawn.again_s[i]]
 
-
+# %% ../../nbs/drill/play.ipynb #Game
 @dataclass
 class Game:
     """A drill under way."""
@@ -198,7 +198,7 @@ class Game:
         skewed = self.drawn.scenario.feedback.skew_s > 0
         self.table.changes += [replace(c, at=self.drawn.start + at) if skewed else c for c in changes]
 
-
+# %% ../../nbs/drill/play.ipynb #ranking
 def ranking(
     drawn: Drawn,
     i: int,  # payment

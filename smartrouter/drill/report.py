@@ -98,7 +98,7 @@ class Asked:
         """The drill with timelines."""
         return self.questions.shown or self.drills[0].name
 
-
+# %% ../../nbs/drill/report.ipynb #begin
 def begin(
     values: dict[str, Any],  # parameter -> value
     settings: Settings | None = None,  # default: the environment
@@ -154,7 +154,7 @@ def share_frame(
         lines.append(share.assign(player=result.score.player))
     return pd.concat(lines, ignore_index=True)
 
-
+# %% ../../nbs/drill/report.ipynb #state_frame
 def state_frame(
     result: Result,
 ) -> pd.DataFrame:
@@ -217,7 +217,7 @@ def verdict_of(
     line += f" against an oracle ({rivals})" if rivals else " against an oracle"
     return not missed, f"{line}; missed: {listed(missed, 40)}" if missed else line
 
-
+# %% ../../nbs/drill/report.ipynb #Verdict
 @dataclass(frozen=True)
 class Verdict:
     """The outcome of the report, as its last cell shows it."""

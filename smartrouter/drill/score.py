@@ -155,7 +155,7 @@ class Score:
         """Return plain values."""
         return asdict(self)
 
-
+# %% ../../nbs/drill/score.ipynb #score
 def score(
     log: Log,
     oracle: Log,  # of the same drill

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEAVY', 'SilenceConfig', 'AnswersRefused', 'Answers', 'fresh_answers', 'answers_from_json', 'bin_of', 'learn_answer',
-           'survival', 'silent_each', 'may_reach', 'usual_s', 'silent', 'missing_share', 'replay_silence', 'slow_after']
+           'survival', 'silent_each', 'may_reach', 'silent', 'missing_share', 'replay_silence', 'slow_after']
 
 # %% ../../nbs/outage/silence.ipynb #imports
 import math
@@ -148,16 +148,7 @@ def may_reach(
     most = sum(w * (1 - p1) / p1 for p1, w in zip(technical.severities, technical.weights, strict=True)) + len(waits_s)
     return math.log(most) - sum(math.log(slower[bin_of(wait, config)]) for wait in open_) >= math.log(least)
 
-
-def usual_s(
-    slower: Sequence[float],  # of `survival`
-    config: SilenceConfig,
-) -> float:
-    """Seconds after which half of the healthy attempts have their answer, infinite where that was not learned."""
-    edges = (config.first_s * config.ratio ** (i - 1) for i, share in enumerate(slower) if share <= 0.5)
-    return next(edges, math.inf)
-
-
+# %% ../../nbs/outage/silence.ipynb #silent
 def silent(
     waits_s: Sequence[float | None],  # latest attempts in the order of starts: seconds without answer, None: answered
     slower: Sequence[float],  # of `survival`

@@ -97,13 +97,17 @@ def given_up(
         del watch.open[attempt_id]
     return len(old)
 
-
+# %% ../../nbs/outage/watch.ipynb #silent_since
 def silent_since(
     watch: Watch,
     since: float,  # epoch seconds: earlier attempts say nothing about now
 ) -> float:
-    """Return when the oldest attempt without an answer started, epoch seconds; infinite: there is none."""
-    return next((a.at for a in watch.latest if not a.answered and a.at >= since), float("inf"))
+    """Return when the first attempt after the last answered one started, epoch seconds; infinite: there is none."""
+    found = float("inf")
+    for attempt in watch.latest:
+        if attempt.at >= since:
+            found = float("inf") if attempt.answered else min(found, attempt.at)
+    return found
 
 
 def let_go(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import model_bench, parts
+from smartrouter.core.cards import mask_card_numbers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -171,10 +172,8 @@ def main(names: list[str]) -> int:
         return 0
     unknown = [n for n in names if n not in PARTS]
     if unknown:
-        print(
-            f"bench: {', '.join(unknown)} given. Expected some of {', '.join(PARTS)}. Correct the names.",
-            file=sys.stderr,
-        )
+        given = mask_card_numbers(", ".join(unknown))
+        print(f"bench: {given} given. Expected some of {', '.join(PARTS)}. Correct the names.", file=sys.stderr)
         return 2
     print(f"machine: {machine()}\n")
     rows = [r for name in (names or PARTS) for r in run_part(name)]

@@ -35,7 +35,7 @@ def no_constant(name: str) -> NoReturn:
 
 # Whether a text could hold a card number at all: a superset of what `refuse_card_numbers` finds in its values, which
 # walks the whole document. Escapes and other scripts hide digits from it, so texts with them are always walked.
-SUSPECT = re.compile(r"[0-9](?:[ \-]{0,2}[0-9]){12}|[0-9.][eE]")
+SUSPECT = re.compile(r"[0-9](?:[ ._/,:;|*+\-]{0,3}[0-9]){12}|[0-9.][eE]")
 DECODER = json.JSONDecoder(object_pairs_hook=once, parse_constant=no_constant)
 
 

@@ -22,6 +22,7 @@ VIEW_S = 0.04  # between two looks at the states: a change is seen by every work
 TICK_S = 0.25  # between two looks at what is not answered
 ELECT_S = 1.0  # how soon another worker takes over from one that died
 SAY_S = 10.0  # between two lines that say that the store is gone
+SEEN_S = 0.05  # an answer that was not there at the last reading was decided at most so long before it
 LATE_S = 3.0  # an answer is in the store so soon after its decision
 LISTEN_LOCK = 0x736D73  # any number, the same for all workers; another than feedback.store.ORDER_LOCK
 STATES = ("up", "degraded", "down", "recovering")
@@ -242,7 +243,8 @@ class Listening:
                 continue
             watch = self.watches.setdefault(merchant_id, {}).setdefault(code, Watch())
             config = keeper.config
-            started(watch, prediction_id, at, config.silence.newest, config.watch.most_open)
+            seen = min(max(at, now - self.pause(now) - SEEN_S), now)  # other hosts' clocks may be off
+            started(watch, prediction_id, seen, config.silence.newest, config.watch.most_open)
             if self.early.pop(prediction_id, None) is not None:
                 answered(watch, prediction_id)
 

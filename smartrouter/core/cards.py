@@ -15,7 +15,7 @@ from .errors import SmartrouterError
 
 # %% ../../nbs/core/cards.ipynb #DIGIT_RUN
 DIGIT_RUN = re.compile(r"(?<![0-9A-Za-z.])[0-9](?:[ \-]{0,2}[0-9]){12,18}(?![0-9A-Za-z])")
-SEPARATOR = r"[ ._/\-]{1,2}"
+SEPARATOR = r"[ ._/,:;|*+\-]{1,3}"
 GROUPED = re.compile(
     rf"(?<![0-9])(?:[0-9]{{4}}(?:{SEPARATOR}[0-9]{{4}}){{3}}|[0-9]{{4}}{SEPARATOR}[0-9]{{6}}{SEPARATOR}[0-9]{{5}})(?![0-9])"
 )
@@ -37,6 +37,7 @@ def plain_digits(
     if text.isascii():
         return text
     text = unicodedata.normalize("NFKC", text)
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # zero-width spaces, soft hyphens
     text = "".join(str(unicodedata.digit(c, -1)) if c.isdigit() and not c.isascii() else c for c in text)
     return re.sub(r"[\u2010-\u2015\u2212]", "-", text)
 

@@ -33,7 +33,7 @@ from smartrouter.drill.scenario import (
     worsened,
 )
 from .score import Result, drill, line_of
-from ..outage.config import Config, load_config
+from ..outage.config import Config, config_path, load_config
 from ..retrain.plan import RESULT_TYPE, checked
 
 # %% ../../nbs/drill/report.ipynb #prepared
@@ -63,8 +63,7 @@ def opened(
 ) -> tuple[Pool, Config, dict[str, Scenario]]:
     """Return payments, outage parameters and drills of the merchant; raises what their files raise."""
     pool = open_pool(settings.merchant, settings.params)
-    own = settings.params / "outage" / f"{settings.merchant}.yaml"
-    config = load_config(own if own.is_file() else settings.params / "outage" / "default.yaml")
+    config = load_config(config_path(settings.merchant, settings.params, settings.home))
     return pool, config, load_scenarios(settings.params / "drill" / "scenarios.yaml")
 
 # %% ../../nbs/drill/report.ipynb #Questions

@@ -67,6 +67,7 @@ def ended_of(
         card.get("bin", ""),
         card.get("bank", ""),
         (known.get("probe") or "") if ours else "",
+        ours or latency_ms is not None,
     )
 
 # %% ../../nbs/feedback/health.ipynb #RESERVE_WAIT_S

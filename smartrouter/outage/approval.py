@@ -104,11 +104,13 @@ class Approval:
 
 def from_json(
     values: Mapping[str, Any],  # of `Approval.as_json`
+    config: ApprovalConfig,
 ) -> Approval:
-    """The state again; raises ApprovalRefused for other fields."""
+    """The state again; raises ApprovalRefused for other fields, or when it was kept under other odds ratios."""
     names = {f.name for f in fields(Approval)}
-    if set(values) != names:
-        raise ApprovalRefused(f"a state with {sorted(values)}", ", ".join(sorted(names)), "Start this processor fresh")
+    if set(values) != names or len(values["evidence"]) != len(config.odds_ratios):
+        expected = f"{', '.join(sorted(names))}, with {len(config.odds_ratios)} numbers of evidence"
+        raise ApprovalRefused(f"a state with {sorted(values)}", expected, "Start this processor fresh")
     return Approval(**values)
 
 

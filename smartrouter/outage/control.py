@@ -249,10 +249,10 @@ def faded(
     now: float,
     config: ControlConfig,
 ) -> float:
-    """Return the logits of the mode's own degradation, at most 0."""
+    """Return the logits of the mode's own degradation, at most 0: it fades from the last outcome that was weighed."""
     if state.mode != "degraded":
         return 0.0
-    return state.logit_shift * 0.5 ** (max(now - state.since, 0.0) / config.fade_s)
+    return state.logit_shift * 0.5 ** (max(now - max(state.since, state.clock), 0.0) / config.fade_s)
 
 # %% ../../nbs/outage/control.ipynb #shift_of
 def shift_of(
@@ -286,6 +286,7 @@ def alarmed(
     if out:
         return gone_down(state, alarm, now, config), why
     shift = alarm.logit_shift if approval else shift_of(alarm.failing(), config.typical_approval)
+    shift = min(shift, faded(state, now, config))  # a smaller failure beside it makes nothing better
     return replace(state, mode="degraded", since=now, logit_shift=shift, relief=0.0), why
 
 # %% ../../nbs/outage/control.ipynb #gone_down
@@ -296,7 +297,7 @@ def gone_down(
     config: ControlConfig,
 ) -> Control:
     """Return the state down, with the hold that follows from its history."""
-    up_for = now - state.since if state.mode == "up" and state.since else 0.0
+    up_for = max(now - state.back, 0.0) if state.back else 0.0  # however it went on after its return
     healed = state.hold_s * 0.5 ** math.floor(up_for / config.heal_s)
     hold = min(2 * healed, config.most_hold_s) if state.downs else healed
     hold = max(hold, config.hold_s)

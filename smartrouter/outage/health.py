@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Part', 'ON_TIME', 'MOST_HELD', 'WHOLE_EVERY', 'FLOWING', 'LOST', 'Line', 'Health', 'fresh_line', 'open_health',
-           'moved', 'forget', 'Ended', 'outcome', 'lateness', 'learn_age', 'outlined', 'weighed', 'taken_in', 'note',
-           'judged', 'tick', 'listened', 'others_answer', 'resumed', 'gap_begins', 'gap_ends', 'payments_per_s',
-           'reserve', 'give_back', 'UnknownProcessor', 'force']
+           'moved', 'forget', 'Ended', 'approved_or_issuer', 'outcome', 'lateness', 'learn_age', 'outlined', 'weighed',
+           'taken_in', 'note', 'judged', 'whole_shift', 'tick', 'let_go_of', 'listened', 'others_answer', 'silenced',
+           'resumed', 'gap_begins', 'comes_through', 'gap_ends', 'payments_per_s', 'reserve', 'give_back',
+           'UnknownProcessor', 'force']
 
 # %% ../../nbs/outage/health.ipynb #imports
 import math
@@ -172,6 +173,15 @@ class Ended:
     bin: str = ""  # six to eight digits; "" where it is not known: then the whole processor alone is judged
     issuer: str = ""
     probe: str = ""  # id of the probe that it was
+    dated: bool = True  # when it started is known, not guessed: only then can its answer be late
+
+# %% ../../nbs/outage/health.ipynb #approved_or_issuer
+def approved_or_issuer(
+    p: float | None,  # approval probability
+    config: Config,
+) -> float | None:
+    """Return the probability of an approval among approvals and issuers' declines; customers' say nothing."""
+    return None if p is None else 1.0 - expected_decline(p, config.approval.issuer_share)
 
 
 def outcome(
@@ -188,9 +198,11 @@ def outcome(
     count(line.rolling, ended.kind, now)
     health.dirty.add((code, "technical"))
     age_s = max(now - ended.started, 0.0)
-    late, alone = lateness(health, code, age_s, now) if age_s <= config.watch.stale_s else (True, False)
+    fresh_ = ended.dated and age_s <= config.watch.stale_s
+    late, alone = lateness(health, code, age_s, now) if fresh_ else (True, False)
     failed = ended.kind == "technical" or alone
-    event = Outcome("technical" if failed else ended.kind, min(ended.started, now), ended.p, ended.probe)
+    kind = "technical" if failed else ended.kind
+    event = Outcome(kind, min(ended.started, now), approved_or_issuer(ended.p, config), ended.probe)
     told = moved(health, code, "", event, now)
     outlet = line.outlets.get(name)
     if outlet is not None:
@@ -200,7 +212,8 @@ def outcome(
     if outlet is not None and not counts(outlet, ended.started):
         return told
     told += weighed(health, ended, name, failed, now)
-    learn_age(health, code, age_s, ended.kind == "technical", late and failed)
+    if ended.dated:
+        learn_age(health, code, age_s, ended.kind == "technical", late and failed)
     return told if failed else told + judged(health, ended, now)
 
 # %% ../../nbs/outage/health.ipynb #ON_TIME
@@ -336,8 +349,24 @@ def judged(
     note(health, given)
     if not (found.raised or found.nearly_nothing):
         return ()
-    shift = max(found.shift, config.control.down_shift) if found.nearly_nothing else found.shift
-    return moved(health, ended.processor, "", Alarm("approval", logit_shift=-shift), now)
+    fallen = whole_shift(found.shift, config)
+    shift = min(fallen, -config.control.down_shift) if found.nearly_nothing else fallen
+    told = moved(health, ended.processor, "", Alarm("approval", logit_shift=shift), now)
+    if line.control.mode in ("up", "recovering"):  # in a window of maintenance: the alarm is raised again after it
+        approval.calm(health.board[ended.processor])
+        health.judged += 1
+        health.dirty.add(("", "board"))
+    return told
+
+
+def whole_shift(
+    shift: float,  # logit by which an issuer's decline is likelier among approvals and issuers' declines
+    config: Config,
+) -> float:
+    """Return the logits, at most 0, by which the approval probability of a typical payment falls."""
+    p = config.control.typical_approval
+    fallen = approval.lowered(p, shift, config.approval.issuer_share)
+    return min(math.log(fallen / (1 - fallen)) - math.log(p / (1 - p)), 0.0)
 
 # %% ../../nbs/outage/health.ipynb #tick
 def tick(
@@ -351,8 +380,25 @@ def tick(
         window = next_window(health.config.control.maintenance, code, now)
         told += moved(health, code, "", Tick(window), now)
         for name in list(line.outlets):
-            told += moved(health, code, name, Tick(), now)
+            told += moved(health, code, name, Tick(), now) + let_go_of(health, code, name, now)
     return told + listened(health, watches, now)
+
+# %% ../../nbs/outage/health.ipynb #let_go_of
+def let_go_of(
+    health: Health,  # changed in place
+    code: str,  # processor
+    name: str,  # segment
+    now: float,  # epoch seconds
+) -> tuple[Transition, ...]:
+    """Drop the state of a segment that is down and that nothing has tried for long."""
+    line = health.lines[code]
+    outlet = line.outlets.get(name)
+    if outlet is None or outlet.mode != "down" or now - outlet.probing.next_at < health.config.segment.untried_s:
+        return ()
+    del line.outlets[name]
+    health.dirty.add((code, "control"))
+    why = "no payment has tried it"
+    return (Transition(outlet.key, outlet.incident, outlet.shown, "up", why, now, {}, bool(outlet.incident)),)
 
 # %% ../../nbs/outage/health.ipynb #listened
 def listened(
@@ -378,7 +424,7 @@ def listened(
                 if sum(each) >= bound:
                     certain[code] = min(missing_share(each, config.technical), 1.0)
     if not certain:
-        return gap_ends(health, now)
+        return gap_ends(health, now) if comes_through(health, watches) else ()
     verdicts = {code: others_answer(health, watches, code, now) for code in certain}
     if False in verdicts.values() and True not in verdicts.values():
         return gap_begins(health, now)
@@ -404,13 +450,20 @@ def others_answer(
     shares = {peer: survival(health.lines[peer].answers, config) for peer in others}
     later = [(attempt, peer) for peer, watch in others.items() for attempt in watch.latest if attempt.at >= since]
     if not later:
-        return None if any(busy(watch, now - config.horizon_s) for watch in others.values()) else True
+        if any(busy(watch, now - config.horizon_s) for watch in others.values()):
+            return None
+        return not any(c != code and silenced(line.control) for c, line in health.lines.items())
     heard = max((attempt.at for attempt, _ in later if attempt.answered), default=-math.inf)
     open_ = [(now - attempt.at, peer) for attempt, peer in later if not attempt.answered and attempt.at > heard]
     silence = -sum(math.log(shares[peer][bin_of(age_s, config)]) for age_s, peer in open_)
     if silence >= LOST:
         return False
     return True if silence < FLOWING and math.isfinite(heard) else None
+
+
+def silenced(control: Control) -> bool:
+    """Whether a processor is down because nothing came from it."""
+    return control.mode == "down" and control.cause == "silence"
 
 
 def resumed(
@@ -433,6 +486,15 @@ def gap_begins(
     health.dirty.add(("", "gap"))
     why = "no processor's outcomes come through"
     return (Transition("feedback", health.gap, "up", "gap", why, now, {"processors": sorted(health.lines)}),)
+
+
+def comes_through(
+    health: Health,
+    watches: Mapping[str, Watch],
+) -> bool:
+    """Whether an attempt that started in the gap has its outcome; no payments at all are no sign of it."""
+    since = float(health.gap.partition("@")[2] or math.inf)
+    return any(attempt.answered and attempt.at >= since for watch in watches.values() for attempt in watch.latest)
 
 
 def gap_ends(

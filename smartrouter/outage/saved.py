@@ -62,7 +62,8 @@ def load_part(
             health.gap = values
         elif name == "board":
             health.judged = values[0]
-            health.board |= {key: approval.from_json(v) for key, v in values[1].items() if key in health.board}
+            known = {key: kept for key, kept in values[1].items() if key in health.board}
+            health.board |= {key: approval.from_json(kept, health.config.approval) for key, kept in known.items()}
         elif values[0] == health.judged + 1:  # others are older, or a whole board is still to come
             health.judged = values[0]
             if values[1] in health.board:
@@ -83,7 +84,7 @@ def load_part(
     else:
         line.segments.pop(name.removeprefix("segment:"), None)
         if values is not None:
-            line.segments[name.removeprefix("segment:")] = segment.from_json(values)
+            line.segments[name.removeprefix("segment:")] = segment.from_json(values, config.segment)
 
 # %% ../../nbs/outage/saved.ipynb #load_parts
 def load_parts(

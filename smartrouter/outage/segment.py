@@ -27,6 +27,7 @@ class SegmentConfig(BaseModel):
     prior: float = Field(0.5, gt=0, le=100)  # attempts that the processor's own rate is worth in a segment's baseline
     keep: float = Field(0.5, ge=0, lt=1)  # what a segment's counts keep at its next attempt: 0.5 remembers two attempts
     most: int = Field(64, ge=1)  # segments kept for one processor; the least recently seen is dropped
+    untried_s: float = Field(86_400.0, ge=60)  # one that is down and had no payment to try it for so long is let go
 
     @model_validator(mode="after")
     def raises_failures(self) -> "SegmentConfig":
@@ -67,10 +68,12 @@ class Segment:
 
 def from_json(
     values: list[Any],  # of `Segment.as_json`
+    config: SegmentConfig,
 ) -> Segment:
-    """The segment again; raises SegmentRefused for anything else."""
-    if len(values) != 3 or not isinstance(values[2], list):
-        raise SegmentRefused(f"a segment of {values!r}", "attempts, failures and evidence", "Start this segment fresh")
+    """The segment again; raises SegmentRefused for anything else, or when it was kept under other odds ratios."""
+    if len(values) != 3 or not isinstance(values[2], list) or len(values[2]) != len(config.odds_ratios):
+        expected = f"attempts, failures and {len(config.odds_ratios)} numbers of evidence"
+        raise SegmentRefused(f"a segment of {values!r}", expected, "Start this segment fresh")
     return Segment(*values)
 
 # %% ../../nbs/outage/segment.ipynb #baseline

@@ -582,6 +582,7 @@ def ended(row, **values):
 )
 def test_when_an_attempt_began(row, started_at):
     assert ended(row).started == started_at
+    assert ended(row).dated == (started_at != NOW + 7 or "processor" not in row or "latency" in row.get("body", ""))
 
 
 def test_only_the_first_processor_reports_a_probe():

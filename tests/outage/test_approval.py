@@ -267,7 +267,7 @@ def test_certainties_of_the_model_are_survived(p0):
 
 def test_a_state_of_other_fields_is_refused():
     with pytest.raises(ApprovalRefused, match="Start this processor fresh"):
-        from_json({"evidence": []})
+        from_json({"evidence": []}, CONFIG)
 
 
 @settings(max_examples=30, deadline=None)
@@ -281,7 +281,7 @@ def test_saved_in_the_middle_it_goes_on_the_same(events, cut):
     on, other = board(), board()
     for i, (code, declined, p0, issuer) in enumerate(events):
         if i == cut:
-            other = {c: from_json(json.loads(json.dumps(s.as_json()))) for c, s in other.items()}
+            other = {c: from_json(json.loads(json.dumps(s.as_json())), CONFIG) for c, s in other.items()}
         known = {"issuer": issuer, "bin_": issuer and "400001"}
         found = feed(on, code, declined, p0, **known)
         assert found == feed(other, code, declined, p0, **known) and math.isfinite(found.evidence)

@@ -214,3 +214,95 @@ def test_a_watch_survives_being_saved():
     again = load_watch(json.loads(json.dumps(save_watch(watch))))
     assert save_watch(again) == save_watch(watch)
     assert answered(again, "9") == 9.0 and again.latest[-1].answered
+
+
+def test_a_fallback_whose_start_is_not_known_is_never_late(health):
+    for n in range(3000):
+        outcome(health, Ended(CODES[n % 3], n - 0.8, "ok"), float(n))
+    for n in range(3000, 3200):  # the first processor times out after 30 s, and nobody says so
+        outcome(health, Ended("MIT", n - 31.0, "ok", dated=False), float(n))
+    assert set(modes(health).values()) == {"up"}
+
+
+def test_changed_odds_ratios_start_the_parts_fresh(config, health):
+    for n in range(50):
+        outcome(health, Ended("MIT", n - 0.8, "issuer", 0.8, "MXN", "415231", "BBVA"), float(n))
+    saved = [(part, save_part(health, part)) for part in parts_of(health)]
+    shorter = {
+        name: getattr(config, name).model_copy(update={"odds_ratios": (2.0, 9.0)}) for name in ("approval", "segment")
+    }
+    other = open_health(config.model_copy(update=shorter), CODES)
+    assert set(load_parts(other, saved)) == {("", "board"), ("MIT", "segment:MXN:415231")}
+    outcome(other, Ended("MIT", 60.0, "issuer", 0.8, "MXN", "415231", "BBVA"), 61.0)
+
+
+def test_a_gap_with_all_traffic_at_one_takes_down_one_at_most(config):
+    health, watches = open_health(config, CODES), {code: Watch() for code in CODES}
+    for n in range(1800):
+        now = n / 2
+        started(watches["WORLDPAY"], str(n), now, most=400)
+        answered(watches["WORLDPAY"], str(n))
+        outcome(health, Ended("WORLDPAY", now, "ok"), now + 0.4)
+        for code in CODES[1:]:
+            outcome(health, Ended(code, now, "ok"), now + 0.4)
+    for n in range(1800, 2200):  # nothing comes back any more, and the payments go to the first that is not down
+        now = n / 2
+        code = next((c for c in CODES if health.lines[c].control.mode != "down"), CODES[0])
+        started(watches[code], str(n), now, most=400)
+        tick(health, watches, now)
+    assert list(modes(health).values()).count("down") == 1 and health.gap
+
+
+def test_a_degraded_one_stays_while_the_drop_lasts_and_returns_after_it(config):
+    health, rng, seen = open_health(config, CODES), random.Random(7), []
+    for n in range(36_000):  # 3 a second; approval .85, at WORLDPAY odds of an issuer's decline five times as high
+        now, code = n / 3, rng.choice(CODES)
+        bad = code == "WORLDPAY" and 3000 <= now < 9000
+        issuer, customer = 0.06 * (5 if bad else 1), 0.09
+        approved = 0.85
+        u = rng.random() * (approved + issuer + customer)
+        kind = "ok" if u < approved else "issuer" if u < approved + issuer else "customer"
+        bin_ = str(400000 + rng.randrange(300))
+        outcome(health, Ended(code, now - 1, kind, approved, "MXN", bin_, f"BANK{rng.randrange(9)}"), now)
+        if n % 3 == 0:
+            tick(health, {}, now)
+        seen.append(health.lines["WORLDPAY"].control.mode)
+    first = seen.index("degraded")
+    assert 9000 < first < 12_000 and set(seen[first : 3 * 9000]) == {"degraded"} and seen[-1] == "up"
+    assert modes(health)["MIT"] == modes(health)["ELAVON"] == "up"
+
+
+def test_a_smaller_failure_beside_a_degradation_makes_nothing_better(health):
+    moved(health, "MIT", "", Alarm("approval", logit_shift=-2.0), 10.0)
+    moved(health, "MIT", "", Alarm("technical", severity=0.05), 20.0)
+    assert health.lines["MIT"].control.logit_shift < -1.9
+
+
+def test_a_segment_that_nothing_tries_is_let_go(health, config):
+    told = fail(health, "WORLDPAY", 12, currency="MXN", bin="415231")
+    day = config.segment.untried_s
+    assert tick(health, {}, day / 2) == () and health.lines["WORLDPAY"].outlets
+    (closed,) = tick(health, {}, day + 100)
+    assert closed.closes and closed.incident == told[0].incident and not health.lines["WORLDPAY"].outlets
+    assert view(health).quiet_until == float("inf")
+
+
+def test_an_old_hold_does_not_come_back(health):
+    for start in (0.0, 30 * 86_400.0):
+        moved(health, "MIT", "", Alarm("approval", logit_shift=-1.0), start)
+        moved(health, "MIT", "", Alarm("technical", severity=1.0), start + 10)
+        first = health.lines["MIT"].control.hold_s
+        now = start + 10
+        while health.lines["MIT"].control.mode == "down":
+            now += 1
+            probe = reserve(health, "MIT", "", now, 0.5)
+            if probe:
+                outcome(health, Ended("MIT", now, "ok", probe=probe.id), now)
+        for _ in range(4):  # relapses
+            moved(health, "MIT", "", Alarm("technical", severity=1.0), now + 1)
+            while health.lines["MIT"].control.mode == "down":
+                now += 1
+                probe = reserve(health, "MIT", "", now, 0.5)
+                if probe:
+                    outcome(health, Ended("MIT", now, "ok", probe=probe.id), now)
+        assert first == 30.0

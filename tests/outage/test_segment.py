@@ -131,7 +131,7 @@ def test_saved_and_read_it_goes_on_the_same():
     segments = {}
     for i in range(20):
         see(segments, str(i % 3), i % 4 == 0)
-    again = {key: from_json(json.loads(json.dumps(s.as_json()))) for key, s in segments.items()}
+    again = {key: from_json(json.loads(json.dumps(s.as_json())), CONFIG) for key, s in segments.items()}
     assert again == segments and see(again, "1", True) == see(segments, "1", True)
     with pytest.raises(SegmentRefused, match="Start this segment fresh"):
-        from_json([1, 2])
+        from_json([1, 2], CONFIG)

@@ -190,6 +190,20 @@ def test_unknown_and_second_outcomes_change_nothing(policy, config):
     assert after["health"] == before["health"] and after["watches"] == before["watches"]
 
 
+def test_an_outcome_before_its_start_counts_once_and_flips_nothing(policy, config):
+    router = Router(policy, config, rng=Random(7), predictor=Fixed())
+    for n in range(1200):
+        now = n / 2
+        decision = router.decide(PAYMENT, now)
+        if n % 5 == 0:
+            assert router.outcome(str(n), "approved", now) == ()
+        router.started(str(n), PAYMENT, decision, now)
+        router.started(str(n), PAYMENT, decision, now)
+        router.outcome(str(n), "approved", now + 0.4)
+    assert {state.state for state in router.states(700.0).values()} == {"up"} and not router.sent and not router.early
+    assert sum(state.scores[15]["attempts"] for state in router.states(600.0).values()) == 1200
+
+
 def test_a_restart_in_an_outage_stays_down_and_tells_nothing_twice(policy, config):
     router, _, told = run_router(policy, config, (5, 900), 60)
     other = Router(policy, config, rng=Random(1), predictor=Fixed())

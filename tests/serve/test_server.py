@@ -247,7 +247,9 @@ def test_ctrl_c_ends_all_and_loses_no_acknowledged_event(own_service):
 
     posting = threading.Thread(target=post_until_it_ends)
     posting.start()
-    time.sleep(0.7)
+    limit = time.monotonic() + 20
+    while len(acknowledged) < 10 and time.monotonic() < limit:
+        time.sleep(0.05)
     for pid in [own_service.process.pid, *own_service.workers()]:
         os.kill(pid, signal.SIGINT)
     assert own_service.process.wait(timeout=20) == 0

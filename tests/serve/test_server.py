@@ -263,7 +263,7 @@ def test_ctrl_c_loses_no_acknowledged_event(own_service):
 
 
 def test_ctrl_c_ends_all_and_no_worker_has_to_be_killed(own_service):
-    """Without a request on its way: Granian may hold one that it has accepted at that very moment, until it is killed."""
+    """Without a request on its way; Granian may hold one that it accepts at that very moment until it is killed."""
     event = {"prediction_id": "p-none", "event_id": "e-1", "processor": "MIT", "status": "error"}
     assert call(f"{own_service.url}/api/v1/ml/feedback", event)[0] == 202
     interrupt(own_service)

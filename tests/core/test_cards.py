@@ -56,3 +56,14 @@ def test_it_is_refused_wherever_it_hides_and_never_repeated(stem, place):
 @pytest.mark.parametrize("text", ["19.4326018123456", "2026-11-22T07:24:00.123456Z", "a3f5550000000004", "0" * 16])
 def test_times_coordinates_and_hashes_are_let_through(text):
     assert find_card_number(text) is None
+
+
+@pytest.mark.parametrize(
+    "separator", [".", "/", "_", ",", ":", ";", "|", "*", "+", " - ", "\u200b", "\u00ad", "\u00a0"]
+)
+def test_grouped_numbers_are_found_and_no_door_looks_past_them(separator):
+    from serve.body import suspect
+
+    grouped = separator.join(["4111", "1111", "1111", "1111"])
+    assert find_card_number(f"pay {grouped} now") == "411111…1111"
+    assert suspect(f'{{"bank":"{grouped}"}}')

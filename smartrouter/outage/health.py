@@ -198,8 +198,8 @@ def outcome(
     count(line.rolling, ended.kind, now)
     health.dirty.add((code, "technical"))
     age_s = max(now - ended.started, 0.0)
-    fresh_ = ended.dated and age_s <= config.watch.stale_s
-    late, alone = lateness(health, code, age_s, now) if fresh_ else (True, False)
+    timely = ended.dated and age_s <= config.watch.stale_s
+    late, alone = lateness(health, code, age_s, now) if timely else (True, False)
     failed = ended.kind == "technical" or alone
     kind = "technical" if failed else ended.kind
     event = Outcome(kind, min(ended.started, now), approved_or_issuer(ended.p, config), ended.probe)

@@ -269,8 +269,8 @@ def rules_show() -> None:
 def retrain(params_file: Path, unless_present: bool) -> None:
     """Extract, train, evaluate, compare with the champion, promote if better.
 
-    Writes the executed notebook, its HTML and <run id>.result.json below reports/out/retrain/. Exit code 0: done;
-    1: the verdict is no and the champion stays; 2: wrong input.
+    Writes the executed notebook, its HTML and <run id>.result.json below reports/out/retrain/. Exit code 0: the
+    candidate was promoted or the champion kept; 1: the candidate is unfit or the run failed; 2: wrong input.
     """
     now = settings()
     if unless_present:

@@ -176,7 +176,8 @@ def checked(
             return found
         faults = []
     except ValidationError as error:
-        faults = [fault(e) for e in error.errors()]
+        wrong = {e["loc"][0] for e in error.errors() if len(e["loc"]) > 1}  # a list of which an item is wrong
+        faults = [fault(e) for e in error.errors() if e["type"] != "too_short" or e["loc"][0] not in wrong]
     expected = f"the parameters of {report}"
     raise ParamsRefused(f"{source}: {listed(unknown + faults)}", expected, "Correct them; nothing was started")
 

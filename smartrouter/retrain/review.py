@@ -492,17 +492,21 @@ def decide(
     """The recommendation (promote, keep, look closer), and its reasons."""
     found, other = comparison.difference, f"version {comparison.champion}"
     refused = pair.candidate.manifest.get("facts", {}).get(BLESSED) == "no"
-    live, advice = (["it is live already"], "keep") if pair.live else ([gate_words(pair)], "promote")
+    live, advice = (["it is live already"], "keep") if pair.live else ([], "promote")
+    gate = [] if pair.live and not refused else [gate_words(pair)]
     advice = "look closer" if refused and not pair.live else advice
     if found is None:
-        return ("look closer", worries) if worries else (advice, [*live, comparison.note, "it is sound"])
+        return ("look closer", worries) if worries else (advice, [*live, *gate, comparison.note, "it is sound"])
     interval = f"{found.estimate:+.5f} ({found.low:+.5f} to {found.high:+.5f}) on {found.n:,} attempts"
     span = f"log loss against {other}: {interval}"
     better, slices = found.high < 0, worse_slices(comparison)
     worse = [f"worse than {other} at {told_slices(slices)}"] if slices else []
-    if worries or (better and worse):
-        return "look closer", [*worries, *worse, span]
-    return (advice, [*live, span]) if better else ("keep", [*live, span, "not better beyond doubt", *worse])
+    if worries or (better and worse) or (pair.live and found.low > 0):
+        return "look closer", [*live, *worries, *worse, span]
+    if better:
+        return advice, [*live, *gate, span]
+    doubt = "worse beyond doubt" if found.low > 0 else "not better beyond doubt"
+    return ("look closer" if pair.live and refused else "keep"), [*live, *gate, span, doubt, *worse]
 
 # %% ../../nbs/retrain/review.ipynb #conclude
 def conclude(
@@ -517,14 +521,16 @@ def conclude(
     decision, reasons = decide(pair, comparison, worries)
     status = decision if decision == "look closer" else f"recommends {decision}"
     name, found = evidence.models[0].name, comparison.difference
-    told = lifts.drop(columns=["up", "down"], errors="ignore")
+    plain = lifts.drop(columns=["up", "down"], errors="ignore")
+    kept = "keep it" if pair.live else f"keep version {comparison.champion}"
+    told = kept if decision == "keep" else decision
     return Result(
         {
             "decision": decision,
             "status": status,
             "exit_code": 1 if decision == "look closer" else 0,
             "promoted": False,
-            "verdict": f"{name}, {decision}: {'; '.join(reasons)}",
+            "verdict": f"{name}, {told}: {'; '.join(reasons)}",
             "reasons": reasons,
             "model": review.job.name,
             "family": str(pair.candidate.manifest["family"]),
@@ -535,7 +541,7 @@ def conclude(
             "metrics": score(evidence.y, evidence.said[name]).as_dict(),
             "comparison": found.as_dict() if found else None,
             "worse_slices": worse_slices(comparison),
-            "lifts": told.astype(object).where(told.notna(), None).to_dict("records"),
+            "lifts": plain.astype(object).where(plain.notna(), None).to_dict("records"),
             "note": evidence.note,
         }
     )

@@ -70,7 +70,7 @@ def test_a_fault_names_the_value_and_says_in_words_what_is_expected():
     said = str(caught.value)
     assert "start 'yesterday': expected a moment in UTC such as 2026-01-31" in said and "pattern" not in said
     assert "end '2026-02-30': day is out of range" in said and "seed '-1'" in said
-    assert "families.0 'oracle': expected 'linear', " in said
+    assert "families.0 'oracle': expected 'linear', " in said and "at least 1 item" not in said
 
 
 def test_a_refused_file_is_named(tmp_path):

@@ -101,8 +101,16 @@ def test_what_the_gate_said_is_a_reason_and_what_it_refused_is_never_recommended
     assert ("AUC 0.5" in gate_words(pair)) == (blessed == "no")
     assert decide(pair, comparison(BOLD, TRUTH), [])[0] == "keep"
     assert decide(replace(pair, live=True), comparison(TRUTH, BOLD), [])[0] == "keep"
+    doubtful = decide(replace(pair, live=True), comparison(TRUTH, TRUTH), [])
+    assert doubtful[0] == ("look closer" if blessed == "no" else "keep")
     alone = decide(pair, Comparison(None, "it is the first version"), [])
     assert alone[0] == decision and gate_words(pair) in alone[1]
+
+
+def test_a_live_version_that_is_worse_beyond_doubt_is_not_recommended():
+    decision, reasons = decide(Pair(released(), None, True), comparison(BOLD, TRUTH), [])
+    assert decision == "look closer" and reasons[0] == "it is live already"
+    assert "worse beyond doubt" in decide(Pair(released(), None, False), comparison(BOLD, TRUTH), [])[1]
 
 
 def test_calibration_is_judged_as_the_gate_judges_it():

@@ -302,7 +302,7 @@ def health_reading_statements() -> dict[str, Any]:
     parts = parts.where(sa.or_(h.state.is_not(None), version > sa.literal_column("0"))).order_by(h.version)
     latest = sa.select(t.id, t.key, t.incident, t.before, t.after, t.why, t.at, t.evidence, t.closes)
     latest = latest.where(t.merchant_id == merchant).order_by(t.id.desc())
-    routed = sa.select(p.merchant_id, p.request, p.ranking, p.probabilities, p.health, p.created_at)
+    routed = sa.select(p.merchant_id, p.request, p.ranking, p.probabilities, p.health, p.created_at, p.response)
     return {
         "health_version": sa.select(v.version, v.routing_version).where(v.merchant_id == merchant),
         "health_versions": sa.select(v.merchant_id, v.routing_version),
@@ -338,7 +338,7 @@ def carrying_statements() -> dict[str, Any]:
     """A remembered position, and outcomes after one with what a step of the health asks of them."""
     p, o, f = PREDICTIONS.c, OUTCOMES_LOG.c, FEEDBACK.c
     both = OUTCOMES_LOG.join(FEEDBACK, f.id == o.feedback_id).join(PREDICTIONS, p.prediction_id == o.prediction_id)
-    routed = (p.merchant_id, p.request, p.ranking, p.probabilities, p.health, p.created_at)
+    routed = (p.merchant_id, p.request, p.ranking, p.probabilities, p.health, p.created_at, p.response)
     outcome = (o.id, o.prediction_id, o.stage, o.processor, o.known_at, f.body)
     after = sa.select(*outcome, *routed).select_from(both).order_by(o.id)
     after = after.where(o.id > sa.bindparam("last", type_=sa.Integer), o.id <= sa.bindparam("upto", type_=sa.Integer))

@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -592,3 +593,28 @@ def test_only_the_first_processor_reports_a_probe():
     assert ended({"stage": "retry"}, health=known).probe == ""
     assert ended({"processor": "MIT"}, health=known).p == pytest.approx(0.8638, abs=1e-4)
     assert ended({"processor": "ELAVON"}).p is None
+
+
+# -- odd outcomes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reason", "wanted"), [("brand_not_supported", "up"), ("not_requested", "down")])
+def test_a_merchant_may_route_against_us_but_not_blame_a_processor_that_takes_no_such_card(keepers, reason, wanted):
+    told = json.dumps({"excluded": [{"processor": "ELAVON", "reason": reason, "since": None}]})
+    for number in range(12):
+        save_prediction(keepers.store, payment(number, response=told))
+        one = event(number, processor="ELAVON", latency_ms=700.0)
+        assert save_feedback(keepers.store, [one], NOW + number + 0.8, keepers) == ["counted"]
+    assert mode(keepers, "ELAVON") == wanted and counts(keepers.store)["outcomes"] == 12
+    assert mode(keepers) == mode(keepers, "MIT") == "up"
+
+
+def test_the_senders_date_neither_ages_nor_renews_an_outcome(keepers):
+    just_now, long_ago = datetime.fromtimestamp(NOW, UTC), datetime(1970, 1, 1, tzinfo=UTC)
+    for number in range(20):
+        save_prediction(keepers.store, payment(number, created_at=NOW - 86_400 + number))
+        save_feedback(keepers.store, [event(number, occurred_at=just_now)], NOW + number, keepers)
+    assert mode(keepers) == "up", "yesterday's payments, whatever their date says"
+    for number in range(20, 30):
+        post(keepers, number, occurred_at=long_ago)
+    assert mode(keepers) == "down", "a wrong clock at the sender hides no outage"

@@ -55,8 +55,8 @@ from serve.schemas import (
 from serve.security import Keys, check_exposure, refuse_cards_outside_body, request_id_of
 from serve.upkeep import Upkeep
 from smartrouter.core.settings import Settings
-from smartrouter.feedback.health import Keepers, Routed
-from smartrouter.feedback.outcome import Feedback, OutcomeRefused, check_outcome, oddities
+from smartrouter.feedback.health import Keepers
+from smartrouter.feedback.outcome import Feedback, OutcomeRefused, check_outcome, excluded_in, oddities
 from smartrouter.feedback.store import Receipt, Store, StoreUnavailable, check, new_id, save_feedback
 
 RETRY_AFTER_S = "2"
@@ -412,11 +412,11 @@ def notes_of(event: Feedback, store: Store) -> list[str]:
     try:
         found = [(event.prediction_id,)] if event.prediction_id else []
         found = found or store.read("by_attempt", merchant_id=event.merchant_id, attempt_id=event.attempt_id)
-        rows = [row for (name,) in found for row in store.read("routed", prediction_id=name)]
+        rows = [row for name, *_ in found for row in store.read("said", prediction_id=name)]
     except StoreUnavailable:
         return []  # it is durable all the same
-    routed = [Routed(*row) for row in rows]
-    return [note for r in routed for note in oddities(event, r.created_at, json.loads(r.ranking), r.excluded())]
+    said = [(at, json.loads(ranking), excluded_in(response)) for at, ranking, response in rows]
+    return [note for facts in said for note in oddities(event, *facts)]
 
 
 def states(app: DocumentedApp, parts: Parts) -> None:

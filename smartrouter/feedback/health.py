@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic_core import from_json, to_json
 
 from ..core.errors import SmartrouterError
-from .outcome import UNFIT
+from .outcome import UNFIT, excluded_in
 from .store import Store, ordered
 from .tables import StoreUnavailable
 from ..outage import health as engine
@@ -44,10 +44,6 @@ class Routed(NamedTuple):
     created_at: float  # epoch seconds
     response: str = "{}"  # JSON: who was excluded, and why
 
-    def excluded(self) -> dict[str, str]:
-        """Return processor -> reason, of those that were not ranked."""
-        return {line["processor"]: line["reason"] for line in from_json(self.response).get("excluded", ())}
-
 # %% ../../nbs/feedback/health.ipynb #ended_of
 def ended_of(
     routed: Routed,
@@ -63,7 +59,7 @@ def ended_of(
     if not ours and latency_ms is not None:
         started = max(started, row["received_at"] - latency_ms / 1000)
     p = dict(zip(ranking, from_json(routed.probabilities), strict=False)).get(code)
-    unfit = code not in ranking and routed.excluded().get(code) in UNFIT
+    unfit = code not in ranking and excluded_in(routed.response).get(code) in UNFIT
     answer = (body.get(name) for name in ("advice_code", "error_category", "hard_soft"))
     return Ended(
         "" if unfit else code,

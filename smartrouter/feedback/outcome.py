@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Id', 'ProcessorCode', 'RawCode', 'CLOCK_SLACK_S', 'UNFIT', 'text_of', 'Feedback', 'idempotency_key', 'digest',
-           'OutcomeRefused', 'check_outcome', 'oddities', 'OutcomeRow']
+           'OutcomeRefused', 'check_outcome', 'excluded_in', 'oddities', 'OutcomeRow']
 
 # %% ../../nbs/feedback/outcome.ipynb #imports
 import hashlib
@@ -129,6 +129,13 @@ def check_outcome(
 
 # %% ../../nbs/feedback/outcome.ipynb #UNFIT
 UNFIT = ("brand_not_supported", "currency_not_supported", "hard_rule")  # why a processor was no candidate
+
+
+def excluded_in(
+    response: str,  # JSON of an answer
+) -> dict[str, str]:
+    """Return processor -> reason, of those that it did not rank."""
+    return {line["processor"]: line["reason"] for line in json.loads(response).get("excluded", ())}
 
 
 def oddities(

@@ -316,7 +316,7 @@ def health_reading_statements() -> dict[str, Any]:
 def watching_statements(
     dialect: Dialect,
 ) -> dict[str, Any]:
-    """Payments routed since a moment, those of them with an outcome, and outcomes after one already seen."""
+    """Payments routed since a moment, those of them with an outcome, outcomes after one, and what a decision said."""
     p, o = PREDICTIONS.c, OUTCOMES_LOG.c
     recent = p.created_at > sa.bindparam("since", type_=sa.Double)
     gather, make = (
@@ -327,7 +327,9 @@ def watching_statements(
     sent = sent.where(recent, p.model_type == sa.literal_column("'processor_selector'"))
     both = PREDICTIONS.join(OUTCOMES_LOG, o.prediction_id == p.prediction_id)
     after = sa.select(o.id, o.prediction_id).where(o.id > sa.bindparam("last", type_=sa.Integer)).order_by(o.id)
+    said = sa.select(p.created_at, p.ranking, p.response).where(p.prediction_id == sa.bindparam("prediction_id"))
     return {
+        "said": said,
         "sent_since": sent,
         "answered_since": sa.select(o.id, o.prediction_id).select_from(both).where(recent).order_by(o.id),
         "answered_after": after,

@@ -240,6 +240,7 @@ def message(
     if more := sum(len(some) for some in others[MOST_LINES - 1 :]):
         earlier.append(f"… and {more} changes before.")
     traffic = "Outcomes come again." if name == "feedback" and state != "gap" else TRAFFIC.get(holds, "")
+    traffic += " Its other payments go on." if " for " in name and state != "up" else ""
     where = "States, evidence and overrides: GET /api/v1/processors."
     span = f"s {lines[0].id} to {last.id}" if len(lines) > 1 else f" {last.id}"
     ids = f"Incident {batch.name}, transition{span}."

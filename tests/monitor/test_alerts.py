@@ -518,7 +518,8 @@ def test_thirty_dead_bins_are_one_title_and_one_line():
     assert told_of(bins[0]).title == "WORLDPAY for MXN:400001 is down (volaris)"
     told = told_of(*bins)
     assert told.title == "WORLDPAY for 30 card groups is down (volaris)" and told.kind == "failure"
-    head = told.body.splitlines()[0]
+    head, traffic, *_ = told.body.splitlines()
+    assert traffic.endswith("Its other payments go on.")
     assert head.startswith("Since 2026-01-01 12:00:01 UTC: 30 card groups up to down, technical alarm (MXN:400001, ")
     assert "and 27 more; until 2026-01-01 12:00:30 UTC" in head and len(told.body) < 500 and ids(told.body) == (1, 30)
 

@@ -45,6 +45,7 @@ from smartrouter.feedback.tables import METADATA
 from smartrouter.monitor.outbox import ALERTS
 from smartrouter.outage import health as engine
 from smartrouter.outage.config import load_config
+from smartrouter.outage.control import Alarm
 from smartrouter.outage.health import UnknownProcessor, open_health
 from smartrouter.outage.override import make_override
 from smartrouter.outage.saved import load_parts, parts_of, save_part
@@ -618,3 +619,18 @@ def test_the_senders_date_neither_ages_nor_renews_an_outcome(keepers):
     for number in range(20, 30):
         post(keepers, number, occurred_at=long_ago)
     assert mode(keepers) == "down", "a wrong clock at the sender hides no outage"
+
+
+def test_what_fails_at_one_processor_is_one_incident_for_every_worker(open_keepers):
+    first, second = open_keepers(), open_keepers()
+
+    def fail(keepers, name, now):
+        alarm = Alarm("technical", 3, 3)
+        keepers.step("volaris", lambda health: (None, engine.moved(health, "WORLDPAY", name, alarm, now)))
+
+    fail(first, "MXN:415231", NOW)
+    fail(second, "MXN:415232", NOW + 1)
+    fail(first, "", NOW + 2)
+    told = told_to(open_keepers())
+    assert [line.evidence["segments"] for line in told] == [{"down": 2}, {"down": 2}, {"down": 1}]
+    assert {line.incident for line in told} == {f"WORLDPAY@{NOW:.3f}"}

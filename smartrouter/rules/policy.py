@@ -267,7 +267,7 @@ def policy_path(
     if known:
         raise UnknownMerchant(given, f"one of {listed(known)}", f"Add {file}")
     gone = [str(f) for f in folders if not Path(f).is_dir()]
-    lacking = f"no merchant's file lies under {places}" + (f", and {listed(gone)} does not exist" if gone else "")
+    lacking = f"no merchant's file lies under {places}" + (f", and there is no folder {listed(gone)}" if gone else "")
     raise UnknownMerchant(f"{given}, but {lacking}", "a file for it", f"Correct SMARTROUTER_PARAMS, or add {file}")
 
 # %% ../../nbs/rules/policy.ipynb #load_policy

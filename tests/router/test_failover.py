@@ -151,6 +151,19 @@ def test_a_dead_currency_binds_all_its_cards(config, policy):
     assert found.ranking[0].processor == "WORLDPAY"
 
 
+def test_a_window_of_maintenance_is_told_as_such_from_its_first_second(config, policy):
+    window = (1000.0, 2000.0)
+    state, _ = step(Control("WORLDPAY"), Tick(window), 500.0, config.control)
+    source = Source(config, {"WORLDPAY": state})
+    found = decide(PAYMENT, now=1000.5, policy=policy, predictor=Fixed(), health=source)  # before any tick has seen it
+    (line,) = [e for e in found.excluded if e.processor == "WORLDPAY"]
+    assert (line.reason, line.since) == ("processor_maintenance", "1970-01-01T00:16:40.000+00:00")
+    override = make_override("down", who="ana", reason="test", now=1100.0, until=1200.0)
+    forced, _ = step(state, Force(override), 1100.0, config.control)
+    found = decide(PAYMENT, now=1101.0, policy=policy, predictor=Fixed(), health=Source(config, {"WORLDPAY": forced}))
+    assert next(e for e in found.excluded if e.processor == "WORLDPAY").reason == "processor_down"
+
+
 def test_a_degraded_one_is_lowered_and_the_record_says_so(config, policy):
     source = Source(config, {"WORLDPAY": state_of("degraded", "WORLDPAY", config)})
     found = decide(PAYMENT, now=100.0, policy=policy, predictor=Fixed(), health=source)
@@ -243,16 +256,3 @@ def test_an_override_wins_in_the_next_decision(policy, config):
     assert router.decide(PAYMENT, 10.1).ranking[0].processor == "MIT"
     router.force("WORLDPAY", None, 11.0, "ana", "over")
     assert router.states(11.0)["WORLDPAY"].state == "recovering"
-
-
-def test_a_window_of_maintenance_is_told_as_such_from_its_first_second(config, policy):
-    window = (1000.0, 2000.0)
-    state, _ = step(Control("WORLDPAY"), Tick(window), 500.0, config.control)
-    source = Source(config, {"WORLDPAY": state})
-    found = decide(PAYMENT, now=1000.5, policy=policy, predictor=Fixed(), health=source)  # before any tick has seen it
-    (line,) = [e for e in found.excluded if e.processor == "WORLDPAY"]
-    assert (line.reason, line.since) == ("processor_maintenance", "1970-01-01T00:16:40.000+00:00")
-    override = make_override("down", who="ana", reason="test", now=1100.0, until=1200.0)
-    forced, _ = step(state, Force(override), 1100.0, config.control)
-    found = decide(PAYMENT, now=1101.0, policy=policy, predictor=Fixed(), health=Source(config, {"WORLDPAY": forced}))
-    assert next(e for e in found.excluded if e.processor == "WORLDPAY").reason == "processor_down"

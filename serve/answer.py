@@ -16,6 +16,7 @@ from serve.merchants import MODEL_TYPE, Merchant, Merchants, Model
 from serve.metrics import Metrics
 from serve.problems import ProblemError
 from serve.schemas import AVAILABLE, PredictRequest
+from smartrouter.core.errors import listed
 from smartrouter.core.settings import Settings
 from smartrouter.feedback.health import Keeper, give_back
 from smartrouter.feedback.outcome import digest
@@ -174,8 +175,8 @@ class Answerer:
         try:
             saved = save_prediction(self.store, row_of(request, body, answered, text, health, now), STORE_WAIT_S)
         except KeyReused as error:
-            reason = f"{error.given}. {error.remedy}"
-            raise ProblemError("key-reused", reason, [{"path": "$.transaction_id", "reason": error.given}]) from None
+            faults = [{"path": "$.transaction_id", "reason": error.given}]
+            raise ProblemError("key-reused", error.given, faults, remedy=error.remedy) from None
         except StoreUnavailable as error:
             self.metrics.not_stored.labels(error.cause).inc()
             self.log.failure("prediction_not_stored", error, cause=error.cause, prediction_id=facts[0])
@@ -227,9 +228,7 @@ def respond(
 ) -> dict[str, Any]:
     """The response document."""
     if not decision.ranking:
-        faults = [{"path": "$.eligible_processors", "reason": f"{e.processor}: {e.reason}"} for e in decision.excluded]
-        detail = f"No processor takes brand {request.card.brand} in {request.order.currency}"
-        raise ProblemError("no-processor", detail, faults)
+        raise nobody(request, decision)
     asked = decision.approach == "model" and decision.model_name is not None
     return {
         "prediction_id": prediction_id,
@@ -261,6 +260,21 @@ def respond(
         "latency_ms": latency_ms,
         "stored": True,
     }
+
+
+def nobody(request: PredictRequest, decision: Any) -> ProblemError:
+    """The problem of a payment that no processor takes; codes that nobody knows are told as such."""
+    faults = [{"path": "$.eligible_processors", "reason": f"{e.processor}: {e.reason}"} for e in decision.excluded]
+    named = set(request.eligible_processors or ())
+    unknown = sorted(e.processor for e in decision.excluded if e.reason == "unknown_processor")
+    known = [e.processor for e in decision.excluded if e.reason != "unknown_processor"]
+    if named and named <= set(unknown):
+        detail = f"eligible_processors names only unknown processors: {listed(unknown)}"
+        detail += f". Expected some of {listed(known)}"
+        return ProblemError("no-processor", detail, faults, remedy="Correct the codes, or leave the field out.")
+    who = "None of the processors in eligible_processors" if named else "No processor"
+    detail = f"{who} takes brand {request.card.brand} in {request.order.currency}"
+    return ProblemError("no-processor", detail + (f"; {listed(unknown)} is unknown" if unknown else ""), faults)
 
 
 def row_of(

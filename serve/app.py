@@ -24,10 +24,11 @@ from serve.health import Listening, Looking, open_keepers
 from serve.logs import Log
 from serve.merchants import MODEL_TYPE, LoadModel, Merchants
 from serve.metrics import Metrics
-from serve.problems import MEDIA_TYPE, ProblemError, document, invalid, respond
+from serve.problems import MEDIA_TYPE, ProblemError, document, invalid, refusal, respond
 from serve.processors import (
     LIFT_EXAMPLE,
     OVERRIDE_EXAMPLE,
+    LiftedState,
     LiftRequest,
     MerchantQuery,
     OverrideRequest,
@@ -35,6 +36,7 @@ from serve.processors import (
     ProcessorsResponse,
     ProcessorState,
     forced,
+    lifted,
     listing,
 )
 from serve.rates import Rates
@@ -54,7 +56,7 @@ from serve.security import Keys, check_exposure, refuse_cards_outside_body, requ
 from serve.upkeep import Upkeep
 from smartrouter.core.settings import Settings
 from smartrouter.feedback.health import Keepers
-from smartrouter.feedback.outcome import Feedback, OutcomeRefused, check_outcome
+from smartrouter.feedback.outcome import Feedback, OutcomeRefused, check_outcome, excluded_in, oddities
 from smartrouter.feedback.store import Receipt, Store, StoreUnavailable, check, new_id, save_feedback
 
 RETRY_AFTER_S = "2"
@@ -330,7 +332,7 @@ def routing(app: DocumentedApp, parts: Parts) -> None:
         g.facts = {"merchant": body.merchant_id, "prediction_id": body.prediction_id, "receipt": receipt}
         if receipt == "conflict":
             raise conflict(body, "$")
-        return Response(json.dumps(receipt_of(body, receipt)), 202, content_type="application/json")
+        return Response(json.dumps(receipt_of(body, receipt, store)), 202, content_type="application/json")
 
     @app.post(
         "/api/v1/ml/feedback/batch",
@@ -348,7 +350,8 @@ def routing(app: DocumentedApp, parts: Parts) -> None:
             if receipt == "conflict":
                 answers[index] = refused_item(index, conflict(event, f"$.items[{index}]"))
             else:
-                answers[index] = {"index": index, "status": 202, "receipt": receipt_of(event, receipt), "problem": None}
+                found = receipt_of(event, receipt, store)
+                answers[index] = {"index": index, "status": 202, "receipt": found, "problem": None}
         status = 202 if all(a["status"] == 202 for a in answers.values()) else 207
         g.facts = {"events": len(answers)}
         text = json.dumps({"items": [answers[index] for index in sorted(answers)]})
@@ -366,10 +369,7 @@ def check_event(event: Feedback, parts: Parts, now: float, root: str) -> None:
     try:
         check_outcome(event, now, codes or None)
     except OutcomeRefused as error:
-        path = root + error.path.removeprefix("$")
-        raise ProblemError(
-            "invalid", str(error), [{"path": path, "reason": f"{error.given}; {error.remedy}"}]
-        ) from None
+        raise refusal(error, root + error.path.removeprefix("$")) from None
 
 
 def check_batch(body: FeedbackBatch, parts: Parts, now: float) -> tuple[dict[int, Feedback], dict[int, dict[str, Any]]]:
@@ -400,15 +400,29 @@ def conflict(event: Feedback, root: str) -> ProblemError:
     return ProblemError("key-reused", reason, [{"path": f"{root}.event_id", "reason": reason}])
 
 
-def receipt_of(event: Feedback, receipt: Receipt) -> dict[str, Any]:
+def receipt_of(event: Feedback, receipt: Receipt, store: Store) -> dict[str, Any]:
     """The answer to an event that is durable."""
-    return {"event_id": event.event_id, "status": receipt, "outcome": event.outcome}
+    notes = notes_of(event, store) if receipt == "counted" else []
+    found = {"event_id": event.event_id, "status": receipt, "outcome": event.outcome}
+    return found | ({"notes": notes} if notes else {})
+
+
+def notes_of(event: Feedback, store: Store) -> list[str]:
+    """What is odd about an event that was counted; nothing where its decision is not found at once."""
+    try:
+        found = [(event.prediction_id,)] if event.prediction_id else []
+        found = found or store.read("by_attempt", merchant_id=event.merchant_id, attempt_id=event.attempt_id)
+        rows = [row for name, *_ in found for row in store.read("said", prediction_id=name)]
+    except StoreUnavailable:
+        return []  # it is durable all the same
+    said = [(at, json.loads(ranking), excluded_in(response)) for at, ranking, response in rows]
+    return [note for facts in said for note in oddities(event, *facts)]
 
 
 def states(app: DocumentedApp, parts: Parts) -> None:
     """States of the processors, and what people force."""
     key: list[dict[str, list[Any]]] = [{"key": []}] if parts.settings.api_keys else [{"key": []}, {}]
-    writing = {200: ProcessorState, **problem_response(*BODY_PROBLEMS, "store-unavailable")}
+    problems = problem_response(*BODY_PROBLEMS, "store-unavailable")
 
     @app.get(
         "/api/v1/processors",
@@ -428,7 +442,7 @@ def states(app: DocumentedApp, parts: Parts) -> None:
         summary="Force a processor's state",
         description="Wins over every detector, and ends by itself; the change is on record. "
         "A second one takes the place of the first.",
-        responses=writing,
+        responses={200: ProcessorState, **problems},
         tags=[STATES],
         security=key,
     )
@@ -439,13 +453,14 @@ def states(app: DocumentedApp, parts: Parts) -> None:
     @app.delete(
         "/api/v1/processors/<code>/override",
         summary="Lift what was forced",
-        description="The detectors decide again. Without anything forced it changes nothing.",
-        responses=writing,
+        description="The detectors decide again. Where nothing is forced it changes nothing, and `lifted` is false: "
+        "a request that is repeated because its answer was lost is no error.",
+        responses={200: LiftedState, **problems},
         tags=[STATES],
         security=key,
     )
     def lift(path: ProcessorPath, query: MerchantQuery, body: LiftRequest) -> Response:
-        found = forced(parts.keepers, path.code, query, body, g.now)
+        found = lifted(parts.keepers, path.code, query, body, g.now)
         return Response(json.dumps(found), content_type="application/json")
 
 

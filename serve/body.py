@@ -63,6 +63,8 @@ def read_json(raw: bytes) -> Any:
     except UnicodeDecodeError:
         raise ProblemError("malformed-json", "The body is not UTF-8") from None
     except json.JSONDecodeError as error:
+        if not raw:
+            raise ProblemError("malformed-json", "The body is empty, where this call needs a JSON object") from None
         where = f"line {error.lineno} column {error.colno}"
         raise ProblemError("malformed-json", f"{error.msg} at {where}", [{"path": "$", "reason": where}]) from None
     except RecursionError:

@@ -8,6 +8,7 @@ from flask import Response, g
 from pydantic import ValidationError
 
 from smartrouter.core.cards import CardNumberRefused
+from smartrouter.core.errors import SmartrouterError
 
 KINDS = {  # slug -> (status, title, what a caller does about it)
     "malformed-json": (400, "The body is not JSON", "Send one JSON object in UTF-8, without NaN or repeated keys."),
@@ -39,9 +40,11 @@ class ProblemError(Exception):
         detail: str,  # what happened this time; without anything of a card number
         errors: list[dict[str, str]] | None = None,  # path and reason of each fault
         headers: dict[str, str] | None = None,
+        remedy: str = "",  # what to do about it; default: what KINDS says
     ):
         super().__init__(detail)
         self.slug, self.detail, self.errors, self.headers = slug, detail, errors or [], headers or {}
+        self.remedy = remedy or KINDS[slug][2]
 
     @property
     def status(self) -> int:
@@ -51,8 +54,8 @@ class ProblemError(Exception):
 
 def document(problem: ProblemError) -> dict[str, Any]:
     """The problem document of an error."""
-    status, title, remedy = KINDS[problem.slug]
-    detail = problem.detail if problem.detail.endswith((".", "!")) else f"{problem.detail}."
+    status, title, _ = KINDS[problem.slug]
+    detail, remedy = (text if text.endswith((".", "!")) else f"{text}." for text in (problem.detail, problem.remedy))
     return {
         "type": f"/openapi#problem-{problem.slug}",
         "title": title,
@@ -111,6 +114,12 @@ def invalid(error: ValidationError, root: str = "$") -> ProblemError:
     first = faults[0]
     more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
     return ProblemError("invalid", f"{first['path']}: {first['reason']}{more}", faults)
+
+
+def refusal(error: SmartrouterError, path: str) -> ProblemError:
+    """The problem of a request that one of our own checks refuses: what to do is told once, in its words."""
+    faults = [{"path": path, "reason": f"{error.given}; {error.remedy}"}]
+    return ProblemError("invalid", f"{error.given}. Expected {error.expected}", faults, remedy=error.remedy)
 
 
 def card_number(error: CardNumberRefused) -> ProblemError:

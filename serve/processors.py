@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
-from serve.problems import ProblemError
+from serve.problems import ProblemError, refusal
 from serve.schemas import Code, Id, Strict
 from smartrouter.feedback.health import Keeper, Keepers, force, known_states, latest
 from smartrouter.feedback.outcome import text_of
@@ -91,13 +91,22 @@ class ProcessorState(BaseModel):
     state: StateName
     since: str | None = Field(description="ISO 8601; null: always")
     why: str | None
-    incident: str | None
+    incident: str | None = Field(description="Open at the processor or at any of its segments")
+    next_probe: str | None = Field(
+        description="ISO 8601: the next payment after it that could go there tries it; null: no payment may"
+    )
     weight: float = Field(description="Share of the payments it would win that it gets")
     logit_shift: float = Field(description="Added to the logit of its approval probability")
     override: ForcedPart | None
     maintenance: WindowPart | None
     segments: dict[str, StateName] = Field(description="Currency and BIN group that is not up -> its state")
     scores: dict[str, ScorePart] = Field(description="Minutes, 5 and 15 -> how it did")
+
+
+class LiftedState(ProcessorState):
+    """What holds after something forced was lifted."""
+
+    lifted: bool = Field(description="False: nothing was forced, and nothing changed")
 
 
 class TransitionPart(BaseModel):
@@ -153,6 +162,7 @@ def state_part(state: State) -> dict[str, Any]:
         "since": iso(state.since) if state.since else None,
         "why": state.why or None,
         "incident": state.incident or None,
+        "next_probe": None if state.next_probe is None else iso(state.next_probe),
         "weight": state.weight,
         "logit_shift": state.logit_shift,
         "override": {
@@ -171,8 +181,16 @@ def state_part(state: State) -> dict[str, Any]:
 
 
 def transition_parts(lines: Iterable[Transition]) -> list[dict[str, Any]]:
-    """Changes of state as JSON."""
-    return [{**line.as_json(), "at": iso(line.at), "incident": line.incident or None} for line in lines]
+    """Changes of state as JSON, with all times in ISO 8601."""
+    return [
+        {
+            **line.as_json(),
+            "at": iso(line.at),
+            "incident": line.incident or None,
+            "evidence": {name: iso(value) if name == "until" else value for name, value in line.evidence.items()},
+        }
+        for line in lines
+    ]
 
 
 def listing(keepers: Keepers, query: MerchantQuery, now: float) -> dict[str, Any]:
@@ -209,21 +227,31 @@ def override_of(body: OverrideRequest, longest_s: float, now: float) -> Override
             longest_s=longest_s,
         )
     except OverrideRefused as error:
-        raise refused("$", str(error)) from None
+        raise refusal(error, "$") from None
 
 
-def forced(
-    keepers: Keepers, code: str, query: MerchantQuery, body: OverrideRequest | LiftRequest, now: float
-) -> dict[str, Any]:
-    """Force or lift, and answer with the state that then holds; raises `ProblemError` or `StoreUnavailable`."""
+def forced(keepers: Keepers, code: str, query: MerchantQuery, body: OverrideRequest, now: float) -> dict[str, Any]:
+    """Force a state, and answer with the one that then holds; raises `ProblemError` or `StoreUnavailable`."""
     keeper = keeper_of(keepers, query.merchant_id)
-    override = None
-    if isinstance(body, OverrideRequest):
-        override = override_of(body, keeper.config.control.override_most_s, now)
+    override = override_of(body, keeper.config.control.override_most_s, now)
+    told(keeper, code, override, body, now)
+    return state_part(known_states(keepers, keeper.merchant_id, now)[code])
+
+
+def lifted(keepers: Keepers, code: str, query: MerchantQuery, body: LiftRequest, now: float) -> dict[str, Any]:
+    """Lift what was forced, and answer with the state that then holds; raises as `forced`."""
+    keeper = keeper_of(keepers, query.merchant_id)
+    done = any(line.why == "override lifted" for line in told(keeper, code, None, body, now))
+    return {**state_part(known_states(keepers, keeper.merchant_id, now)[code]), "lifted": done}
+
+
+def told(
+    keeper: Keeper, code: str, override: Override | None, body: OverrideRequest | LiftRequest, now: float
+) -> tuple[Transition, ...]:
+    """Change what is forced; return the changes that this made."""
     try:
-        force(keepers, keeper.merchant_id, code, override, now, body.who, body.reason)
+        return force(keeper.keepers, keeper.merchant_id, code, override, now, body.who, body.reason)
     except UnknownProcessor as error:
         raise refused("path.code", f"{error.expected} is expected") from None
     except ControlRefused as error:
-        raise refused("$", str(error)) from None
-    return state_part(known_states(keepers, keeper.merchant_id, now)[code])
+        raise refusal(error, "$") from None

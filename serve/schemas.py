@@ -302,6 +302,9 @@ class FeedbackReceipt(BaseModel):
     event_id: str
     status: Literal["counted", "kept", "superseded", "duplicate"]
     outcome: Literal["approved", "soft", "hard", "technical"]
+    notes: list[str] = Field(
+        default_factory=list, description="Only there when not empty: what is odd about an event that counts"
+    )
 
 
 class FeedbackBatch(Strict):

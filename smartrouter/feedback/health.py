@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic_core import from_json, to_json
 
 from ..core.errors import SmartrouterError
+from .outcome import UNFIT, excluded_in
 from .store import Store, ordered
 from .tables import StoreUnavailable
 from ..outage import health as engine
@@ -41,6 +42,7 @@ class Routed(NamedTuple):
     probabilities: str  # JSON list, same order
     health: str | None  # JSON: probe, all_down and shifts; None: all was quiet
     created_at: float  # epoch seconds
+    response: str = "{}"  # JSON: who was excluded, and why
 
 # %% ../../nbs/feedback/health.ipynb #ended_of
 def ended_of(
@@ -57,9 +59,10 @@ def ended_of(
     if not ours and latency_ms is not None:
         started = max(started, row["received_at"] - latency_ms / 1000)
     p = dict(zip(ranking, from_json(routed.probabilities), strict=False)).get(code)
+    unfit = code not in ranking and excluded_in(routed.response).get(code) in UNFIT
     answer = (body.get(name) for name in ("advice_code", "error_category", "hard_soft"))
     return Ended(
-        code,
+        "" if unfit else code,
         started,
         classify(taxonomy, body["status"], body.get("error_code"), card.get("brand"), *answer).kind,
         None if p is None else healthy(p, known.get("shifts", {}).get(code, 0.0)),

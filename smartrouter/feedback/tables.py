@@ -302,7 +302,7 @@ def health_reading_statements() -> dict[str, Any]:
     parts = parts.where(sa.or_(h.state.is_not(None), version > sa.literal_column("0"))).order_by(h.version)
     latest = sa.select(t.id, t.key, t.incident, t.before, t.after, t.why, t.at, t.evidence, t.closes)
     latest = latest.where(t.merchant_id == merchant).order_by(t.id.desc())
-    routed = sa.select(p.merchant_id, p.request, p.ranking, p.probabilities, p.health, p.created_at)
+    routed = sa.select(p.merchant_id, p.request, p.ranking, p.probabilities, p.health, p.created_at, p.response)
     return {
         "health_version": sa.select(v.version, v.routing_version).where(v.merchant_id == merchant),
         "health_versions": sa.select(v.merchant_id, v.routing_version),
@@ -316,7 +316,7 @@ def health_reading_statements() -> dict[str, Any]:
 def watching_statements(
     dialect: Dialect,
 ) -> dict[str, Any]:
-    """Payments routed since a moment, those of them with an outcome, and outcomes after one already seen."""
+    """Payments routed since a moment, those of them with an outcome, outcomes after one, and what a decision said."""
     p, o = PREDICTIONS.c, OUTCOMES_LOG.c
     recent = p.created_at > sa.bindparam("since", type_=sa.Double)
     gather, make = (
@@ -327,7 +327,9 @@ def watching_statements(
     sent = sent.where(recent, p.model_type == sa.literal_column("'processor_selector'"))
     both = PREDICTIONS.join(OUTCOMES_LOG, o.prediction_id == p.prediction_id)
     after = sa.select(o.id, o.prediction_id).where(o.id > sa.bindparam("last", type_=sa.Integer)).order_by(o.id)
+    said = sa.select(p.created_at, p.ranking, p.response).where(p.prediction_id == sa.bindparam("prediction_id"))
     return {
+        "said": said,
         "sent_since": sent,
         "answered_since": sa.select(o.id, o.prediction_id).select_from(both).where(recent).order_by(o.id),
         "answered_after": after,
@@ -338,7 +340,7 @@ def carrying_statements() -> dict[str, Any]:
     """A remembered position, and outcomes after one with what a step of the health asks of them."""
     p, o, f = PREDICTIONS.c, OUTCOMES_LOG.c, FEEDBACK.c
     both = OUTCOMES_LOG.join(FEEDBACK, f.id == o.feedback_id).join(PREDICTIONS, p.prediction_id == o.prediction_id)
-    routed = (p.merchant_id, p.request, p.ranking, p.probabilities, p.health, p.created_at)
+    routed = (p.merchant_id, p.request, p.ranking, p.probabilities, p.health, p.created_at, p.response)
     outcome = (o.id, o.prediction_id, o.stage, o.processor, o.known_at, f.body)
     after = sa.select(*outcome, *routed).select_from(both).order_by(o.id)
     after = after.where(o.id > sa.bindparam("last", type_=sa.Integer), o.id <= sa.bindparam("upto", type_=sa.Integer))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEME', 'EXPECTED', 'REMEDY', 'TRAFFIC', 'KINDS', 'MOST_LINES', 'TargetRefused', 'Target', 'key_of', 'urls_of',
-           'targets', 'opened', 'some_targets', 'masked', 'Message', 'in_words', 'clock', 'story', 'message', 'Pace',
-           'due', 'rest_s', 'within', 'send', 'Turn', 'turn', 'trial', 'try_target']
+           'targets', 'opened', 'some_targets', 'masked', 'Message', 'in_words', 'clock', 'subject', 'story', 'folded',
+           'message', 'Pace', 'due', 'rest_s', 'within', 'send', 'Turn', 'turn', 'trial', 'try_target']
 
 # %% ../../nbs/monitor/alerts.ipynb #imports
 import hashlib
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -147,30 +147,30 @@ class Message:
 
 def in_words(
     evidence: Mapping[str, Any],  # of a transition
+    zone: str,  # IANA
 ) -> str:
     """The numbers and names behind a transition, as a part of a sentence."""
     e, found = evidence, []
     if "attempts" in e:
         found.append(f"{e['failures']:.0f} of {e['attempts']:.0f} attempts failed")
     if e.get("severity") is not None:
-        found.append(f"about {e['severity']:.0%} of its payments are lost")
+        lost = "were" if e.get("mode") == "recovering" else "are"
+        found.append(f"about {e['severity']:.0%} of its payments {lost} lost")
     if e.get("logit_shift"):
         found.append(f"approval lower by {-e['logit_shift']:.2f} logits")
     if e.get("successes"):
         found.append(f"{e['successes']:g} probes in a row succeeded")
     if e.get("downs", 0) > 1:
         found.append(f"down {e['downs']} times in this incident")
-    for name, by in (("who", "reason"), ("lifted_by", "lifted_because")):
-        if name in e:
-            found.append(f"{name.replace('_', ' ')} {e[name]}: {e[by]}")
+    if "who" in e:
+        found.append(f"who {e['who']}: {e['reason']}; until {clock(e['until'], zone)}")
+    if "lifted_by" in e:
+        found.append(f"lifted by {e['lifted_by']}: {e['lifted_because']}")
     if e.get("processors"):
         found.append(f"processors {', '.join(e['processors'])}")
     return "; ".join(found)
 
-# %% ../../nbs/monitor/alerts.ipynb #MOST_LINES
-MOST_LINES = 12  # transitions that a message spells out
-
-
+# %% ../../nbs/monitor/alerts.ipynb #clock
 def clock(
     at: float,  # epoch seconds
     zone: str,  # IANA
@@ -179,13 +179,46 @@ def clock(
     return datetime.fromtimestamp(at, ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
+def subject(
+    line: Line,  # the latest of the detectors
+) -> tuple[str, str]:
+    """Who is meant and how it is: the processor where it is not up, else its card groups that are not."""
+    processor, _, segment = line.key.partition("|")
+    groups = line.evidence.get("segments", {})  # state -> how many
+    whole = line.evidence.get("processor", "up") if segment else line.after
+    if line.why.endswith(" alarm") and not segment:
+        whole = line.evidence.get("mode", whole)  # also where a person forces another state
+    if whole != "up" or line.closes or not (segment or groups):
+        return processor, whole
+    state = next((name for name in ("down", "degraded", "recovering") if name in groups), line.after)
+    number = groups.get(state, 1)
+    alone = number == 1 and segment and line.after == state
+    return f"{processor} for {segment if alone else f'{number} card group' + 's' * (number > 1)}", state
+
+
 def story(
-    line: Line,
+    lines: tuple[Line, ...],  # one, or some of segments to which the same happened
     zone: str,  # IANA
 ) -> str:
-    """One transition in one line."""
-    words = in_words(line.evidence)
-    return f"{clock(line.at, zone)}: {line.before} to {line.after}, {line.why}" + (f" ({words})" if words else "")
+    """What happened, in one line."""
+    first, last = lines[0], lines[-1]
+    names = list(dict.fromkeys(line.key.partition("|")[2] for line in lines))
+    what = f"{last.before} to {last.after}, {last.why}"
+    if len(lines) > 1:
+        which = f"{listed(names, 3)}; until {clock(last.at, zone)}"
+        return f"{clock(first.at, zone)}: {len(names)} card groups {what} ({which})"
+    words = in_words(last.evidence, zone)
+    return f"{clock(last.at, zone)}: {names[0]}{' ' if names[0] else ''}{what}" + (f" ({words})" if words else "")
+
+# %% ../../nbs/monitor/alerts.ipynb #MOST_LINES
+MOST_LINES = 12  # lines of its history that a message spells out
+
+
+def folded(
+    lines: tuple[Line, ...],
+) -> list[tuple[Line, ...]]:
+    """Put lines in a row together that say the same of different segments."""
+    return [tuple(some) for _, some in groupby(lines, lambda x: (x.before, x.after, x.why) if "|" in x.key else x.id)]
 
 
 def message(
@@ -193,21 +226,26 @@ def message(
     lines: tuple[Line, ...],  # that are told now, oldest first
     zone: str = "UTC",  # IANA
 ) -> Message:
-    """One message about all of `lines`: the last one is the news, the others are its history."""
-    last = lines[-1]
-    processor, _, segment = last.key.partition("|")
-    name = f"{processor} for {segment}" if segment else processor
-    over = ", incident over" if last.closes else ""
-    title = f"{name} is {'missing' if last.after == 'gap' else last.after}{over} ({batch.merchant_id})"
-    news, *earlier = [story(line, zone) for line in reversed(lines[-MOST_LINES:])]
-    if len(lines) > MOST_LINES:
-        earlier.append(f"… and {len(lines) - MOST_LINES} changes before.")
+    """One message about all of `lines`: the latest that a detector said is the news, the others are its history."""
+    last, said = lines[-1], [line for line in lines if not line.by_hand] or [*lines]
+    name, state = subject(said[-1])
+    news = next((line for line in reversed(said) if line.key == name), said[-1])
+    holds = next((line.after for line in reversed(lines) if line.key == name), state)
+    marks = (f", {holds} by hand" if holds != state else "") + (", incident over" if last.closes else "")
+    title = f"{name} is {'missing' if state == 'gap' else state}{marks} ({batch.merchant_id})"
+    whole = folded(lines)
+    head = next(some for some in whole if news in some)
+    others = [some for some in reversed(whole) if some is not head]
+    earlier = [story(some, zone) for some in others[: MOST_LINES - 1]]
+    if more := sum(len(some) for some in others[MOST_LINES - 1 :]):
+        earlier.append(f"… and {more} changes before.")
+    traffic = "Outcomes come again." if name == "feedback" and state != "gap" else TRAFFIC.get(holds, "")
+    traffic += " Its other payments go on." if " for " in name and state != "up" else ""
     where = "States, evidence and overrides: GET /api/v1/processors."
     span = f"s {lines[0].id} to {last.id}" if len(lines) > 1 else f" {last.id}"
     ids = f"Incident {batch.name}, transition{span}."
-    traffic = TRAFFIC.get(last.after, "") if last.key != "feedback" or last.after == "gap" else "Outcomes come again."
-    body = "\n".join([f"Since {news}.", traffic, *earlier, where, ids])
-    kind = "success" if last.closes else KINDS.get(last.after, "info")
+    body = "\n".join([f"Since {story(head, zone)}.", traffic, *earlier, where, ids])
+    kind = "success" if last.closes else KINDS.get(state, "info")
     return Message(mask_card_numbers(title), mask_card_numbers(body), kind)
 
 # %% ../../nbs/monitor/alerts.ipynb #Pace
@@ -230,7 +268,7 @@ def due(
     lines = batch.lines
     if not batch.sent_at:
         return tuple(takewhile(lambda line: not line.closes, lines)) or lines
-    urgent = lines[-1].closes or (not batch.paged and any(line.after == "down" for line in lines))
+    urgent = lines[-1].closes or (not batch.paged and any(line.pages for line in lines))
     return lines if urgent or not 0 <= now - batch.sent_at < pace.coalesce_s else ()
 
 

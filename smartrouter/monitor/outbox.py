@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ..feedback.store import Store
 from ..feedback.tables import TRANSITIONS, unavailable
+from ..outage.control import AUDITED
 
 # %% ../../nbs/monitor/outbox.ipynb #ALERTS
 ALERTS = sa.Table(
@@ -28,7 +29,7 @@ ALERTS = sa.Table(
     sa.Column("sent_at", sa.Double, nullable=False),  # epoch seconds of the last message, 0: none yet
     sa.Column("tries", sa.Integer, nullable=False),  # sends in a row that were not accepted
     sa.Column("next_try_at", sa.Double, nullable=False),  # epoch seconds; of the target itself
-    sa.Column("paged", sa.Boolean, nullable=False),  # the incident was told as a failure
+    sa.Column("paged", sa.Boolean, nullable=False),  # it was told that the processor itself is down
     sa.Column("resolved", sa.Boolean, nullable=False),  # its end was told
 )
 
@@ -46,6 +47,16 @@ class Line:
     evidence: dict[str, Any]
     closes: bool  # the incident is over
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether it is what people did: history, and no news to those who did it."""
+        return self.why in AUDITED and not self.closes
+
+    @property
+    def pages(self) -> bool:
+        """Whether it says that the processor itself is down, and not only a segment of it."""
+        return self.after == "down" and "|" not in self.key and not self.by_hand
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -56,7 +67,7 @@ class Batch:
     lines: tuple[Line, ...]  # oldest first
     sent_at: float  # epoch seconds of the last message, 0: none yet
     tries: int  # sends in a row that were not accepted
-    paged: bool  # the incident was told as a failure
+    paged: bool  # it was told that the processor itself is down
 
     @property
     def name(self) -> str:
@@ -103,7 +114,7 @@ def pending_query(
 def batched(
     rows: list[Any],  # of `pending_query`
 ) -> tuple[Batch, ...]:
-    """Put lines of one incident together; incidents that were refused least often come first."""
+    """Put lines of one incident together, where there are any news; what was refused least often comes first."""
     found: dict[tuple[str, str], Batch] = {}
     for merchant_id, incident, *line, sent_at, tries, paged in rows:
         id_, key, before, after, why, at, evidence, closes = line
@@ -111,7 +122,8 @@ def batched(
         before_it = found[merchant_id, incident].lines if (merchant_id, incident) in found else ()
         state = (sent_at or 0.0, tries or 0, bool(paged))
         found[merchant_id, incident] = Batch(merchant_id, incident, (*before_it, told), *state)
-    return tuple(sorted(found.values(), key=lambda batch: batch.tries))
+    news = (batch for batch in found.values() if not all(line.by_hand for line in batch.lines))
+    return tuple(sorted(news, key=lambda batch: batch.tries))
 
 # %% ../../nbs/monitor/outbox.ipynb #Outbox
 class Outbox:
@@ -158,10 +170,10 @@ def pending(
         return Pending()
     joined, next_try_at, tries, last = own[0]
     start = max(joined, outbox.quiet)
-    batches = batched(outbox.read(pending_query(outbox.target, start))) if (last or 0) > start else ()
-    if not batches:
+    rows = outbox.read(pending_query(outbox.target, start)) if (last or 0) > start else []
+    if not rows:
         outbox.quiet = max(start, last or 0)
-    return Pending(batches, next_try_at, tries)
+    return Pending(batched(rows), next_try_at, tries)
 
 # %% ../../nbs/monitor/outbox.ipynb #kept
 def kept(
@@ -208,7 +220,7 @@ def accepted(
 ) -> None:
     """Record that the target took a message, and let it go."""
     told = {"last_id": lines[-1].id, "sent_at": now, "resolved": lines[-1].closes, "tries": 0}
-    told["paged"] = batch.paged or any(line.after == "down" for line in lines)
+    told["paged"] = batch.paged or any(line.pages for line in lines)
     free = sa.update(ALERTS).where(outbox.own()).values(next_try_at=0.0, tries=0)
     outbox.write(kept(outbox, batch.merchant_id, batch.incident, told, told), free)
 

@@ -9,7 +9,7 @@ __all__ = ['Routable', 'order_least_bad', 'routable']
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .control import Control, ControlConfig, effective, weight
+from .control import Control, ControlConfig, effective, since_of, weight
 from .probe import severity
 
 # %% ../../nbs/outage/candidates.ipynb #Routable
@@ -52,7 +52,7 @@ def routable(
     for code in order:
         state = states.get(code)
         if state is not None and draws.get(code, 0.0) >= weight(state, now, config):
-            out.append((code, effective(state, now), state.shown_since))
+            out.append((code, effective(state, now), since_of(state, now)))
     left = tuple(code for code in order if code not in {gone for gone, _, _ in out})
     if left:
         return Routable(left, tuple(out))

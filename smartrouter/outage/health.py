@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Part', 'ON_TIME', 'MOST_HELD', 'WHOLE_EVERY', 'FLOWING', 'LOST', 'Line', 'Health', 'fresh_line', 'open_health',
-           'moved', 'forget', 'Ended', 'approved_or_issuer', 'outcome', 'lateness', 'learn_age', 'outlined', 'weighed',
-           'blamed', 'taken_in', 'note', 'judged', 'whole_shift', 'tick', 'let_go_of', 'listened', 'others_answer',
-           'silenced', 'resumed', 'gap_begins', 'comes_through', 'gap_ends', 'payments_per_s', 'reserve', 'give_back',
-           'UnknownProcessor', 'force']
+           'incident_of', 'joined', 'moved', 'forget', 'Ended', 'approved_or_issuer', 'outcome', 'lateness',
+           'learn_age', 'outlined', 'weighed', 'blamed', 'taken_in', 'note', 'judged', 'whole_shift', 'tick',
+           'let_go_of', 'listened', 'others_answer', 'silenced', 'resumed', 'gap_begins', 'comes_through', 'gap_ends',
+           'payments_per_s', 'reserve', 'give_back', 'UnknownProcessor', 'force']
 
 # %% ../../nbs/outage/health.ipynb #imports
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,7 @@ from . import approval, segment
 from .approval import Approval, expected_decline
 from .config import Config
 from smartrouter.outage.control import (
+    OVER,
     Alarm,
     Control,
     Event,
@@ -119,6 +121,35 @@ def open_health(
     lines = {code: fresh_line(code, config) for code in codes}
     return Health(config, lines, {code: approval.fresh(config.approval) for code in codes})
 
+# %% ../../nbs/outage/health.ipynb #incident_of
+def incident_of(
+    line: Line,
+    apart: str | None = None,  # a state that is not asked: a segment, "" for the whole processor
+) -> str:
+    """Return the incident that is open at a processor or a segment of it, "" for none."""
+    states = {"": line.control, **line.outlets}
+    return next((state.incident for name, state in states.items() if state.incident and name != apart), "")
+
+
+def joined(
+    line: Line,  # after the step
+    told: Iterable[Transition],  # of one state
+    before: str,  # its incident before the step
+    shared: str,  # the incident of the others, "" for none
+) -> tuple[Transition, ...]:
+    """Make what is told a part of the open incident, with what else is not up; only the last tells its end."""
+    out = Counter(outlet.shown for outlet in line.outlets.values() if outlet.shown != "up")
+    found = []
+    for one in told:
+        also: dict[str, Any] = {"segments": dict(sorted(out.items()))} if one.incident and out else {}
+        if one.incident and "|" in one.key and line.control.shown != "up":
+            also["processor"] = line.control.shown
+        incident = shared if shared and one.incident not in ("", before) else one.incident
+        closes = one.closes and incident != shared
+        if closes or one.why != OVER:
+            found.append(replace(one, incident=incident, closes=closes, evidence=one.evidence | also))
+    return tuple(found)
+
 # %% ../../nbs/outage/health.ipynb #moved
 def moved(
     health: Health,  # changed in place
@@ -133,6 +164,11 @@ def moved(
     after, told = step(before, event, now, health.config.control)
     if after is before:
         return told
+    shared = incident_of(line, name)
+    if shared and after.incident not in ("", before.incident):
+        after = replace(after, incident=shared)
+    elif shared and after.why == OVER:
+        after = replace(after, why=before.why)
     health.dirty.add((code, "control"))
     if not name:
         line.control = after
@@ -142,7 +178,7 @@ def moved(
         line.outlets[name] = after
     if before.mode in ("down", "degraded") and after.mode in ("up", "recovering"):
         forget(health, code, name)
-    return told
+    return joined(line, told, before.incident, shared)
 
 # %% ../../nbs/outage/health.ipynb #forget
 def forget(
@@ -417,7 +453,8 @@ def let_go_of(
     del line.outlets[name]
     health.dirty.add((code, "control"))
     why = "no payment has tried it"
-    return (Transition(outlet.key, outlet.incident, outlet.shown, "up", why, now, {}, bool(outlet.incident)),)
+    told = Transition(outlet.key, outlet.incident, outlet.shown, "up", why, now, {}, bool(outlet.incident))
+    return joined(line, [told], outlet.incident, incident_of(line))
 
 # %% ../../nbs/outage/health.ipynb #listened
 def listened(

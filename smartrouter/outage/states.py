@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import Config
-from .control import Control, effective, logit_shift, weight
-from .health import Health
+from .control import Control, effective, in_maintenance, logit_shift, next_probe_at, since_of, weight
+from .health import Health, incident_of
 from .override import Override
 from .rolling import score
 
@@ -52,7 +52,8 @@ class State:
     state: str  # up, degraded, down or recovering
     since: float  # epoch seconds; 0: always
     why: str
-    incident: str
+    incident: str  # open at the processor or at any segment of it
+    next_probe: float | None  # epoch seconds from which a payment may try it; None: no payment may
     weight: float  # share of the payments it would win that it gets
     logit_shift: float  # added to the logit of its approval probability
     override: Override | None
@@ -60,7 +61,7 @@ class State:
     segments: dict[str, str]  # segment -> state, of those that are not up
     scores: dict[int, dict[str, Any]]  # minutes -> attempts and shares
 
-
+# %% ../../nbs/outage/states.ipynb #states
 def states(
     health: Health,
     now: float,  # epoch seconds
@@ -74,9 +75,10 @@ def states(
         found[code] = State(
             code,
             effective(c, now),
-            c.shown_since,
-            c.why,
-            c.incident,
+            since_of(c, now),
+            "maintenance" if in_maintenance(c, now) else c.why,
+            incident_of(line),
+            next_probe_at(c, now, config),
             round(weight(c, now, config), 4),
             round(logit_shift(c, now, config), 4),
             override,

@@ -15,7 +15,16 @@ from random import Random
 from typing import Protocol
 
 from ..outage.candidates import Routable, routable
-from ..outage.control import Control, ControlConfig, effective, logit_shift, lowered, reserve_probe, weight
+from smartrouter.outage.control import (
+    Control,
+    ControlConfig,
+    effective,
+    in_maintenance,
+    logit_shift,
+    lowered,
+    reserve_probe,
+    weight,
+)
 from ..outage.probe import Probe
 from ..outage.segment import kin_of, segment_of
 from ..outage.states import View, quiet_until
@@ -229,8 +238,10 @@ def excluded_line(
 ) -> Excluded:
     """Say who was left out, why and since when."""
     code, state, since = line
-    what = "segment" if "|" in scene.states[code].key else "processor"
-    return Excluded(code, f"{what}_{state}", datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds"))
+    known = scene.states[code]
+    what = "segment" if "|" in known.key else "processor"
+    reason = f"{what}_{'maintenance' if in_maintenance(known, scene.now) else state}"
+    return Excluded(code, reason, datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds"))
 
 # %% ../../nbs/router/failover.ipynb #chance_of
 def chance_of(

@@ -263,9 +263,12 @@ def policy_path(
                 return path
     known = sorted({p.stem for f in folders for p in (Path(f) / "merchants").glob("*.yaml")})
     places = " or ".join(str(Path(f) / "merchants") for f in folders)
-    raise UnknownMerchant(
-        f"merchant {merchant_id[:64]!r}", f"one of {listed(known) or 'none yet'}", f"Add <merchant>.yaml under {places}"
-    )
+    given, file = f"merchant {merchant_id[:64]!r}", f"<merchant>.yaml under {places}"
+    if known:
+        raise UnknownMerchant(given, f"one of {listed(known)}", f"Add {file}")
+    gone = [str(f) for f in folders if not Path(f).is_dir()]
+    lacking = f"no merchant's file lies under {places}" + (f", and there is no folder {listed(gone)}" if gone else "")
+    raise UnknownMerchant(f"{given}, but {lacking}", "a file for it", f"Correct SMARTROUTER_PARAMS, or add {file}")
 
 # %% ../../nbs/rules/policy.ipynb #load_policy
 def load_policy(

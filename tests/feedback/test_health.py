@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -44,6 +45,7 @@ from smartrouter.feedback.tables import METADATA
 from smartrouter.monitor.outbox import ALERTS
 from smartrouter.outage import health as engine
 from smartrouter.outage.config import load_config
+from smartrouter.outage.control import Alarm
 from smartrouter.outage.health import UnknownProcessor, open_health
 from smartrouter.outage.override import make_override
 from smartrouter.outage.saved import load_parts, parts_of, save_part
@@ -592,3 +594,43 @@ def test_only_the_first_processor_reports_a_probe():
     assert ended({"stage": "retry"}, health=known).probe == ""
     assert ended({"processor": "MIT"}, health=known).p == pytest.approx(0.8638, abs=1e-4)
     assert ended({"processor": "ELAVON"}).p is None
+
+
+# -- odd outcomes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reason", "wanted"), [("brand_not_supported", "up"), ("not_requested", "down")])
+def test_a_merchant_may_route_against_us_but_not_blame_a_processor_that_takes_no_such_card(keepers, reason, wanted):
+    told = json.dumps({"excluded": [{"processor": "ELAVON", "reason": reason, "since": None}]})
+    for number in range(12):
+        save_prediction(keepers.store, payment(number, response=told))
+        one = event(number, processor="ELAVON", latency_ms=700.0)
+        assert save_feedback(keepers.store, [one], NOW + number + 0.8, keepers) == ["counted"]
+    assert mode(keepers, "ELAVON") == wanted and counts(keepers.store)["outcomes"] == 12
+    assert mode(keepers) == mode(keepers, "MIT") == "up"
+
+
+def test_the_senders_date_neither_ages_nor_renews_an_outcome(keepers):
+    just_now, long_ago = datetime.fromtimestamp(NOW, UTC), datetime(1970, 1, 1, tzinfo=UTC)
+    for number in range(20):
+        save_prediction(keepers.store, payment(number, created_at=NOW - 86_400 + number))
+        save_feedback(keepers.store, [event(number, occurred_at=just_now)], NOW + number, keepers)
+    assert mode(keepers) == "up", "yesterday's payments, whatever their date says"
+    for number in range(20, 30):
+        post(keepers, number, occurred_at=long_ago)
+    assert mode(keepers) == "down", "a wrong clock at the sender hides no outage"
+
+
+def test_what_fails_at_one_processor_is_one_incident_for_every_worker(open_keepers):
+    first, second = open_keepers(), open_keepers()
+
+    def fail(keepers, name, now):
+        alarm = Alarm("technical", 3, 3)
+        keepers.step("volaris", lambda health: (None, engine.moved(health, "WORLDPAY", name, alarm, now)))
+
+    fail(first, "MXN:415231", NOW)
+    fail(second, "MXN:415232", NOW + 1)
+    fail(first, "", NOW + 2)
+    told = told_to(open_keepers())
+    assert [line.evidence["segments"] for line in told] == [{"down": 2}, {"down": 2}, {"down": 1}]
+    assert {line.incident for line in told} == {f"WORLDPAY@{NOW:.3f}"}

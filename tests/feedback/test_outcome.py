@@ -13,6 +13,7 @@ from smartrouter.feedback.outcome import (
     OutcomeRefused,
     check_outcome,
     idempotency_key,
+    oddities,
 )
 
 NOW = datetime(2026, 4, 15, 12, tzinfo=UTC)
@@ -117,3 +118,17 @@ def test_attempt_ids_of_two_merchants_do_not_meet():
     keys = {idempotency_key(Feedback(**base, merchant_id=m)) for m in ("volaris", "other")}
     assert len(keys) == 2
     assert idempotency_key(Feedback(**base, merchant_id="volaris", stage="retry")) not in keys
+
+
+def test_what_is_odd_is_said_and_nothing_else():
+    def said(ranking=("WORLDPAY", "MIT"), excluded=(), **change):
+        return oddities(Feedback(**{**BASE, **change}), NOW.timestamp(), ranking, dict(excluded))
+
+    assert said() == said(occurred_at=NOW - timedelta(minutes=4)) == said(occurred_at=NOW + timedelta(days=30)) == []
+    (early,) = said(occurred_at=NOW - timedelta(minutes=6))
+    assert "before the decision of 2026-04-15T12:00:00+00:00" in early
+    told = {"brand_not_supported": "not judged", "hard_rule": "not judged", "processor_down": "is judged"}
+    for reason, judged in told.items():
+        (elsewhere,) = said(processor="AMEX", excluded={"AMEX": reason}.items())
+        assert reason in elsewhere and judged in elsewhere
+    assert "no candidate" in said(processor="AMEX")[0]

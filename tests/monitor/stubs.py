@@ -36,11 +36,20 @@ class Stub:
 
 
 def change(
-    store, after, at=0.0, before="up", key="WORLDPAY", incident=None, closes=False, merchant="volaris", **evidence
+    store,
+    after,
+    at=0.0,
+    before="up",
+    key="WORLDPAY",
+    incident=None,
+    why="technical alarm",
+    closes=False,
+    merchant="volaris",
+    **evidence,
 ):
     """Write a transition, `at` seconds after noon."""
     incident = f"{key}@{NOON:.3f}" if incident is None else incident
     row = {"merchant_id": merchant, "key": key, "incident": incident, "before": before, "after": after}
-    row |= {"why": "technical alarm", "at": NOON + at, "evidence": json.dumps(evidence), "closes": closes}
+    row |= {"why": why, "at": NOON + at, "evidence": json.dumps(evidence), "closes": closes}
     with store.engine.begin() as connection:
         connection.execute(TRANSITIONS.insert(), row)

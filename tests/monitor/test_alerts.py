@@ -39,7 +39,8 @@ from smartrouter.monitor.alerts import (
 )
 from smartrouter.monitor.outbox import Batch, Line, Outbox, accepted, claim, join, pending
 from smartrouter.outage.config import load_config
-from smartrouter.outage.health import Ended, open_health, outcome, reserve, tick
+from smartrouter.outage.control import Alarm
+from smartrouter.outage.health import Ended, moved, open_health, outcome, reserve, tick
 
 spec = importlib.util.spec_from_file_location("alert_stubs", Path(__file__).with_name("stubs.py"))
 stubs = importlib.util.module_from_spec(spec)
@@ -387,7 +388,8 @@ def test_no_part_of_a_url_is_left_in_a_reason(parts):
 
 def test_a_card_number_that_somebody_typed_is_masked():
     number = "4111" + "1111" * 3
-    line = Line(1, "WORLDPAY", "up", "down", "override", NOON, {"who": "ana", "reason": f"card {number}"}, False)
+    said = {"who": "ana", "reason": f"card {number}", "until": NOON + 60}
+    line = Line(1, "WORLDPAY", "up", "down", "override", NOON, said, False)
     shown = message(Batch("volaris", "i", (line,), 0.0, 0, False), (line,))
     assert find_card_number(shown.body) is None and "ana" in shown.body
 
@@ -491,7 +493,138 @@ def test_a_real_outage_reads_from_down_to_over(store, root):
                 connection.execute(TRANSITIONS.insert(), row)
         while turn(outbox, tell, now, PACE, lambda merchant: "America/Mexico_City").batch:
             pass
-    assert told[0].title == "WORLDPAY is down (volaris)" and re.search(r"\(\d+ of \d+ attempts failed", told[0].body)
+    assert told[0].title == "WORLDPAY is down (volaris)"
+    assert re.search(r"\(about 9\d% of its payments are lost\)", told[0].body)
     assert told[-1].title == "WORLDPAY is up, incident over (volaris)" and told[-1].kind == "success"
     assert [m.kind for m in told] == ["failure", "warning", "info", "success"]
     assert any("probes in a row succeeded" in m.body for m in told)
+
+
+# -- an incident of several -------------------------------------------------------------------------------------------
+
+
+def line(number, after, key="WORLDPAY", before="up", why="technical alarm", at=0.0, closes=False, **evidence):
+    """One line of an incident, `at` seconds after noon."""
+    return Line(number, key, before, after, why, NOON + at, evidence, closes)
+
+
+def told_of(*lines, zone="UTC"):
+    """The message about these lines."""
+    return message(Batch("volaris", "WORLDPAY@1767268800.000", lines, 0.0, 0, False), lines, zone)
+
+
+def test_thirty_dead_bins_are_one_title_and_one_line():
+    bins = [line(n, "down", f"WORLDPAY|MXN:{400000 + n}", at=n, segments={"down": n}) for n in range(1, 31)]
+    assert told_of(bins[0]).title == "WORLDPAY for MXN:400001 is down (volaris)"
+    told = told_of(*bins)
+    assert told.title == "WORLDPAY for 30 card groups is down (volaris)" and told.kind == "failure"
+    head, traffic, *_ = told.body.splitlines()
+    assert traffic.endswith("Its other payments go on.")
+    assert head.startswith("Since 2026-01-01 12:00:01 UTC: 30 card groups up to down, technical alarm (MXN:400001, ")
+    assert "and 27 more; until 2026-01-01 12:00:30 UTC" in head and len(told.body) < 500 and ids(told.body) == (1, 30)
+
+
+def test_the_processor_itself_is_the_title_while_it_is_not_up():
+    bins = [line(n, "down", f"WORLDPAY|MXN:{400000 + n}", segments={"down": n}) for n in range(1, 4)]
+    dead = line(4, "down", at=9, segments={"down": 3}, severity=0.98)
+    late = line(5, "down", "WORLDPAY|MXN:400005", at=10, segments={"down": 4}, processor="down")
+    told = told_of(*bins, dead, late)
+    assert told.title == "WORLDPAY is down (volaris)" and told.kind == "failure"
+    assert told.body.startswith("Since 2026-01-01 12:00:09 UTC: up to down, technical alarm (about 98% of its")
+    back = line(6, "up", before="recovering", why="slow start done", segments={"down": 2, "recovering": 2})
+    assert told_of(back).title == "WORLDPAY for 2 card groups is down (volaris)" and told_of(back).kind == "failure"
+    over = line(7, "up", "WORLDPAY|MXN:400001", why="incident over", closes=True)
+    assert told_of(over).title == "WORLDPAY is up, incident over (volaris)" and told_of(over).kind == "success"
+
+
+def test_what_was_lost_is_told_in_the_past_when_it_answers_again():
+    gone = {"mode": "down", "severity": 0.84}
+    assert "about 84% of its payments are lost" in told_of(line(1, "down", **gone)).body
+    back = line(2, "recovering", before="down", why="probes", mode="recovering", severity=0.84, successes=4)
+    assert "(about 84% of its payments were lost; 4 probes in a row succeeded)" in told_of(back).body
+
+
+FORCED = {"who": "ana@example.com", "reason": "try it", "until": NOON + 600}
+
+
+def test_what_people_did_is_history_and_no_headline():
+    down = line(1, "down", severity=0.98, mode="down")
+    up = line(2, "up", before="down", why="override", at=60, **FORCED)
+    lifted = line(3, "down", why="override lifted", at=90, lifted_by="bo", lifted_because="no better", **FORCED)
+    told = told_of(down, up, lifted, zone="America/Mexico_City")
+    assert told.title == "WORLDPAY is down (volaris)" and told.kind == "failure"
+    assert told.body.startswith("Since 2026-01-01 06:00:00 CST: up to down, technical alarm (about 98%")
+    assert "override (who ana@example.com: try it; until 2026-01-01 06:10:00 CST)" in told.body
+    assert "lifted by bo: no better" in told.body
+    forced = told_of(down, up)
+    assert forced.title == "WORLDPAY is down, up by hand (volaris)" and "It gets all of its payments." in forced.body
+    under = line(4, "up", before="up", mode="down", severity=0.98)
+    assert told_of(under).title == "WORLDPAY is down, up by hand (volaris)" and told_of(under).kind == "failure"
+
+
+def test_what_people_did_waits_for_the_next_line_of_its_incident(store, stub):
+    target = target_of(stub)
+    outbox = joined(store, target)
+    change(store, "down", 0)
+    run(outbox, target, 0, 0)
+    change(store, "up", 60, before="down", why="override", **FORCED)
+    change(store, "down", 120, why="override over", **FORCED)
+    assert not run(outbox, target, 60, 900) and not pending(Outbox(store, outbox.target)).batches
+    change(store, "recovering", 1000, before="down", why="probes")
+    run(outbox, target, 1000, 1000)
+    assert [ids(said["message"]) for said in stub.took] == [(1, 1), (2, 4)]
+    assert stub.took[1]["title"] == "WORLDPAY is recovering (volaris)"
+    assert "who ana@example.com" in stub.took[1]["message"]
+    change(store, "up", 3000, why="override over", closes=True, **FORCED)
+    run(outbox, target, 3000, 3000)
+    assert stub.took[2]["type"] == "success"
+
+
+def test_the_death_of_the_processor_is_told_at_once_although_a_segment_was(store, stub):
+    target = target_of(stub)
+    outbox = joined(store, target)
+    incident = "WORLDPAY@1767268800.000"
+    for n in range(3):
+        change(store, "down", n, key=f"WORLDPAY|MXN:40000{n}", incident=incident)
+        run(outbox, target, n, n)
+    assert len(stub.took) == 1
+    change(store, "down", 10, incident=incident)
+    run(outbox, target, 10, 10)
+    assert [ids(said["message"]) for said in stub.took] == [(1, 1), (2, 4)] and len(names(stub)) == 1
+    assert stub.took[1]["title"] == "WORLDPAY is down (volaris)"
+
+
+def test_thirty_dead_bins_and_the_processor_page_once_and_resolve_once(store, stub, root, monkeypatch):
+    from apprise.plugins import pagerduty
+
+    monkeypatch.setitem(pagerduty.PAGERDUTY_API_LOOKUP, "us", f"http://127.0.0.1:{stub.port}/v2/enqueue")
+    (target,) = targets("pagerduty://integrationkey@apikey")
+    outbox = joined(store, target)
+    health = open_health(load_config(root / "params/outage/default.yaml"), ["WORLDPAY", "MIT"])
+    bins, dead = [f"MXN:{400000 + n}" for n in range(30)], Alarm("technical", 3, 3)
+
+    def write(told):
+        with store.engine.begin() as connection:
+            for one in told:
+                row = {**one.as_json(), "merchant_id": "volaris", "evidence": json.dumps(one.evidence)}
+                connection.execute(TRANSITIONS.insert(), row)
+
+    for second in range(0, 4000, 5):
+        told = list(tick(health, {}, NOON + second))
+        if second < 150:
+            told += moved(health, "WORLDPAY", bins[second // 5], dead, NOON + second)
+        if second == 75:
+            told += moved(health, "WORLDPAY", "", Alarm("technical", severity=1.0), NOON + second)
+        for name in ["", *bins] if second > 200 else []:
+            if probe := reserve(health, "WORLDPAY", name, NOON + second, 0.5):
+                ended = Ended("WORLDPAY", NOON + second, "ok", currency="MXN", bin=name[4:], probe=probe.id)
+                told += outcome(health, ended, NOON + second)
+        write(told)
+        run(outbox, target, second, second)
+    assert not health.lines["WORLDPAY"].outlets and not pending(outbox).batches
+    keys = {said["dedup_key"] for said in stub.took}
+    actions = [said["event_action"] for said in stub.took]
+    assert keys == {"volaris/WORLDPAY@1767268800.000"} and len(stub.took) <= 12
+    assert actions == ["trigger"] * (len(actions) - 1) + ["resolve"]
+    assert stub.took[0]["payload"]["summary"].startswith("WORLDPAY for MXN:400000 is down (volaris)")
+    assert any(said["payload"]["summary"].startswith("WORLDPAY is down (volaris)") for said in stub.took)

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from pydantic import ValidationError
@@ -26,10 +26,13 @@ from smartrouter.outage.control import (
     Tick,
     counts,
     effective,
+    in_maintenance,
     logit_shift,
+    next_probe_at,
     relieved,
     reserve_probe,
     shift_of,
+    since_of,
     step,
     weight,
 )
@@ -481,6 +484,81 @@ def test_the_default_file_is_the_default():
 def test_a_section_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValidationError):
         ControlConfig.model_validate(wrong)
+
+
+def test_an_outage_that_goes_on_after_an_override_began_when_it_began():
+    state, now, _ = run(down(), (100, force("up", NOW + 100)), (200, Force(None, "bo", "it still fails")))
+    assert (state.shown, state.shown_since) == ("down", NOW)
+    expired, _, told = run(down(), (100, force("up", NOW + 100)), (700, Tick()))
+    assert told[-1].why == "override over" and expired.shown_since == NOW
+    up, now, _ = run(Control("A"), (0, force("degraded", NOW)), (60, Force(None, "bo", "over")))
+    assert (up.shown, up.shown_since) == ("up", now), "what people did is over from now"
+
+
+def test_since_is_right_before_a_step_has_seen_it():
+    window = (NOW + 100, NOW + 400)
+    state, _, _ = run(Control("A"), (0, Tick(window)))
+    assert since_of(state, NOW + 100) == NOW + 100 and in_maintenance(state, NOW + 100)
+    assert since_of(state, NOW + 99) == 0 and not in_maintenance(state, NOW + 400)
+    forced, _, _ = run(state, (50, force("up", NOW + 50)))
+    assert not in_maintenance(forced, NOW + 101) and since_of(forced, NOW + 101) == forced.shown_since
+    lapsed, _, _ = run(down(), (10, force("up", NOW + 10)))
+    assert since_of(lapsed, NOW + 611) == NOW, "its end has not been seen yet"
+
+
+@pytest.mark.parametrize("how", ["override", "window"])
+@pytest.mark.parametrize("name", ["degraded", "recovering", "up"])
+def test_whatever_was_taken_out_returns_slowly(name, how):
+    state = {
+        "degraded": down(Alarm("approval", 9, 20, -0.8)),
+        "recovering": recovered(down(), NOW)[0],
+        "up": Control("A", clock=NOW),
+    }[name]
+    now = state.clock + 100
+    if how == "override":
+        state, now, told = run(state, (0, force("down", now)), (40, Force(None, "bo", "done")), now=now)
+    else:
+        state, now, told = run(state, (0, Tick((now, now + 40))), (40, Tick()), now=now)
+    wanted = "degraded" if name == "degraded" else "recovering"
+    assert told[-1].before == "down" and told[-1].after == state.mode == wanted
+    assert weight(state, now, CONFIG) == CONFIG.first_weight and not counts(state, now - 1)
+    assert weight(state, now + CONFIG.slow_start_s, CONFIG) == 1
+
+
+def test_the_next_probe_can_be_told():
+    state = down()
+    assert next_probe_at(state, NOW, CONFIG) == NOW + CONFIG.hold_s
+    now = NOW + CONFIG.hold_s
+    state, probe = reserve_probe(state, now, 0.5, 10.0, CONFIG)
+    assert next_probe_at(state, now, CONFIG) == state.probing.next_at > probe.deadline
+    state, now, _ = run(state, (0.1, Outcome("ok", now, probe=probe.id)), now=now)
+    assert next_probe_at(state, now, CONFIG) == now, "the first success is confirmed at once"
+    for _ in range(CONFIG.probe.most_flying):
+        now = state.probing.next_at
+        state, probe = reserve_probe(state, now, 0.5, 10.0, CONFIG)
+    assert next_probe_at(state, now, CONFIG) == state.probing.flying[0].deadline, "as many as may are on their way"
+    forced, now, _ = run(state, (1, force("down", now + 1)), now=now)
+    closed, _, _ = run(down(), (1, Tick((NOW, NOW + 900))))
+    for none in (forced, closed, Control("A"), recovered(down(), NOW)[0]):
+        assert next_probe_at(none, none.clock or NOW, CONFIG) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(rate=st.sampled_from([0.1, 1.0, 10.0]), seed=st.integers(0, 10**6))
+def test_no_probe_goes_before_the_next_one_that_was_told(rate, seed):
+    rng, now, state = Random(seed), NOW, down()
+    for _ in range(60):
+        now += rng.expovariate(rate)
+        state, _, _ = run(state, (0, Tick()), now=now)  # a probe that never reports fails at its deadline
+        told = next_probe_at(state, now, CONFIG)
+        after, probe = reserve_probe(state, now, rng.random(), rate, CONFIG)
+        assert (probe is not None) == (state.mode == "down" and now >= told)
+        state = after
+        if probe is not None and rng.random() < 0.8:
+            state, _, _ = run(state, (0.2, Outcome(rng.choice(["ok", "technical"]), now, probe=probe.id)), now=now)
+            now += 0.2
+        if state.mode != "down":
+            break
 
 
 # --- anything in any order ------------------------------------------------------------------------------------------

@@ -347,3 +347,73 @@ def test_an_old_hold_does_not_come_back(health):
                 if probe:
                     outcome(health, Ended("MIT", now, "ok", probe=probe.id), now)
         assert first == 30.0
+
+
+def healed(health, code, names, now):
+    """Let probes of a processor and its segments succeed until no incident is open; return what is told."""
+    told, start = [], now
+    while any(state.incident for state in (health.lines[code].control, *health.lines[code].outlets.values())):
+        now += 1.0 if now < start + 400 else 60.0
+        assert now < start + 90_000
+        for name in ["", *names]:
+            if probe := reserve(health, code, name, now, 0.5):
+                told += outcome(health, Ended(code, now, "ok", currency="MXN", bin=name[4:], probe=probe.id), now)
+        told += tick(health, {}, now)
+    return told
+
+
+BINS = [f"MXN:{400000 + n}" for n in range(30)]
+DEAD = Alarm("technical", 3, 3)
+
+
+def test_thirty_dead_bins_and_then_the_processor_are_one_incident(health):
+    told = [t for n, name in enumerate(BINS[:15]) for t in moved(health, "WORLDPAY", name, DEAD, float(n))]
+    told += moved(health, "WORLDPAY", "", Alarm("technical", severity=1.0), 15.0)
+    told += [t for n, name in enumerate(BINS[15:]) for t in moved(health, "WORLDPAY", name, DEAD, 16.0 + n)]
+    assert {t.incident for t in told} == {"WORLDPAY@0.000"} and len(told) == 31
+    assert told[0].evidence["segments"] == {"down": 1} and told[15].evidence["segments"] == {"down": 15}
+    assert "processor" not in told[0].evidence and told[-1].evidence["processor"] == "down"
+    (other,) = moved(health, "MIT", "", Alarm("technical", severity=1.0), 50.0)
+    assert other.incident == "MIT@50.000"
+    told += healed(health, "WORLDPAY", BINS, 60.0)
+    assert {t.incident for t in told} == {"WORLDPAY@0.000"}
+    assert [t.closes for t in told].count(True) == 1 and told[-1].closes and not health.lines["WORLDPAY"].outlets
+    assert {t.key for t in told if t.after == "up"} == {"WORLDPAY", *(f"WORLDPAY|{name}" for name in BINS)}
+
+
+def test_what_alarms_again_joins_the_incident_that_others_keep_open(health):
+    first, second = BINS[:2]
+    moved(health, "WORLDPAY", first, DEAD, 0.0)
+    moved(health, "WORLDPAY", second, DEAD, 10.0)
+    now = 10.0
+    while second in health.lines["WORLDPAY"].outlets:  # the first stays down
+        now += 1.0
+        if probe := reserve(health, "WORLDPAY", second, now, 0.5):
+            outcome(health, Ended("WORLDPAY", now, "ok", currency="MXN", bin=second[4:], probe=probe.id), now)
+        assert not any(t.closes for t in tick(health, {}, now))
+    (again,) = moved(health, "WORLDPAY", second, DEAD, now + 5)
+    assert again.incident == "WORLDPAY@0.000" and again.evidence["segments"] == {"down": 2}
+    assert states(health, now + 5)["WORLDPAY"].incident == again.incident
+
+
+def test_an_incident_goes_on_from_what_was_saved_and_ends_once(config, health):
+    for n, name in enumerate(BINS[:3]):
+        moved(health, "WORLDPAY", name, DEAD, float(n))
+    other = open_health(config, CODES)
+    assert load_parts(other, [(part, json.loads(saved)) for part, saved in dumped(health).items()]) == []
+    told = [*moved(other, "WORLDPAY", "", Alarm("silence", severity=1.0), 4.0)]
+    told += healed(other, "WORLDPAY", BINS[:3], 5.0)
+    assert {t.incident for t in told} == {"WORLDPAY@0.000"} and [t.closes for t in told].count(True) == 1
+
+
+def test_segments_that_nothing_tries_end_their_incident_together(health, config):
+    for n, name in enumerate(BINS[:3]):
+        moved(health, "WORLDPAY", name, DEAD, float(n))
+    told = tick(health, {}, config.segment.untried_s + 100)
+    assert [t.closes for t in told] == [False, False, True] and {t.incident for t in told} == {"WORLDPAY@0.000"}
+
+
+def test_what_people_do_at_a_processor_is_no_part_of_an_incident_of_a_segment(health):
+    moved(health, "WORLDPAY", BINS[0], DEAD, 0.0)
+    (told,) = force(health, "WORLDPAY", make_override("down", who="ana", reason="test", now=1.0, until=60.0), 1.0)
+    assert told.incident == "" and not told.closes and "segments" not in told.evidence

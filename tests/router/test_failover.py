@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smartrouter.outage.config import load_config
-from smartrouter.outage.control import Alarm, Control, step
+from smartrouter.outage.control import Alarm, Control, Force, Tick, step
 from smartrouter.outage.override import make_override
 from smartrouter.outage.probe import Probe
 from smartrouter.outage.states import View
@@ -149,6 +149,19 @@ def test_a_dead_currency_binds_all_its_cards(config, policy):
     dollars = PAYMENT | {"order": PAYMENT["order"] | {"currency": "USD"}}
     found = decide(dollars, now=101.0, policy=policy, predictor=Fixed(), health=source)
     assert found.ranking[0].processor == "WORLDPAY"
+
+
+def test_a_window_of_maintenance_is_told_as_such_from_its_first_second(config, policy):
+    window = (1000.0, 2000.0)
+    state, _ = step(Control("WORLDPAY"), Tick(window), 500.0, config.control)
+    source = Source(config, {"WORLDPAY": state})
+    found = decide(PAYMENT, now=1000.5, policy=policy, predictor=Fixed(), health=source)  # before any tick has seen it
+    (line,) = [e for e in found.excluded if e.processor == "WORLDPAY"]
+    assert (line.reason, line.since) == ("processor_maintenance", "1970-01-01T00:16:40.000+00:00")
+    override = make_override("down", who="ana", reason="test", now=1100.0, until=1200.0)
+    forced, _ = step(state, Force(override), 1100.0, config.control)
+    found = decide(PAYMENT, now=1101.0, policy=policy, predictor=Fixed(), health=Source(config, {"WORLDPAY": forced}))
+    assert next(e for e in found.excluded if e.processor == "WORLDPAY").reason == "processor_down"
 
 
 def test_a_degraded_one_is_lowered_and_the_record_says_so(config, policy):

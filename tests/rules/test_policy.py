@@ -183,3 +183,11 @@ def test_rules_are_light_to_import():
     heavy = "pandas tensorflow duckdb plotly mlflow pyarrow"
     code = f"import sys, smartrouter.rules.policy; assert not set('{heavy}'.split()) & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_folder_without_any_merchant_says_what_is_missing(tmp_path):
+    (tmp_path / "var").mkdir()
+    with pytest.raises(UnknownMerchant) as error:
+        load_policy("volaris", tmp_path / "nonexist", tmp_path / "var")
+    assert f"there is no folder {tmp_path / 'nonexist'}." in str(error.value)
+    assert "SMARTROUTER_PARAMS" in error.value.remedy

@@ -1,6 +1,7 @@
 """Every error is a problem document that says what came, what was expected and what to do."""
 
 import json
+import re
 
 import pytest
 
@@ -152,6 +153,29 @@ def test_a_payment_that_nobody_takes(client, payment):
     payment["card"]["brand"], payment["order"]["currency"] = "CARNET", "COP"
     found = problem(client.post(PREDICT, json=payment), 422, "no-processor")
     assert {"path": "$.eligible_processors", "reason": "MIT: currency_not_supported"} in found["errors"]
+
+
+def test_codes_that_nobody_knows_are_told_as_such(client, payment):
+    found = problem(client.post(PREDICT, json={**payment, "eligible_processors": ["NOPE"]}), 422, "no-processor")
+    assert "unknown processors: NOPE" in found["detail"] and "MIT" in found["detail"] and "brand" not in found["detail"]
+    payment["card"]["brand"] = "CARNET"
+    payment["order"]["currency"] = "COP"
+    found = problem(client.post(PREDICT, json={**payment, "eligible_processors": ["NOPE", "MIT"]}), 422, "no-processor")
+    assert "eligible_processors takes brand CARNET in COP; NOPE is unknown" in found["detail"]
+
+
+def test_what_to_do_is_told_once(client, payment):
+    client.post(PREDICT, json=payment)
+    details = [problem(client.post(PREDICT, json={**payment, "user": {"user_id": "u-2"}}), 409, "key-reused")["detail"]]
+    event = {"prediction_id": "p-1", "event_id": "e1", "processor": "NOPE", "status": "approved"}
+    details.append(problem(client.post("/api/v1/ml/feedback", json=event), 422, "invalid")["detail"])
+    event |= {"processor": "MIT", "occurred_at": "2999-01-01T00:00:00Z"}
+    details.append(problem(client.post("/api/v1/ml/feedback", json=event), 422, "invalid")["detail"])
+    body = {"state": "down", "minutes": 5, "who": "  ", "reason": "x"}
+    details.append(problem(client.post("/api/v1/processors/MIT/override", json=body), 422, "invalid")["detail"])
+    for detail in details:
+        advice = [part for part in detail.split(". ") if re.match(r"(Repeat|Check|Correct|Send|Say|Use|Set)\b", part)]
+        assert len(advice) == 1 and detail.endswith("."), detail
 
 
 # -- keys, limits, ids -------------------------------------------------------------------------------------------------

@@ -88,6 +88,24 @@ def test_impossible_feedback_is_refused_by_its_path(client, parts, change, path)
     assert counts(parts.store)["feedback"] == 0
 
 
+def test_what_is_odd_about_an_outcome_is_told_and_it_counts(client, parts, payment):
+    answered = client.post(PREDICT, json=payment | {"attempt": {"attempt_id": "a-9"}}).json
+    assert client.post(FEEDBACK, json=event(answered["prediction_id"])).json.keys() == {"event_id", "status", "outcome"}
+    odd = event(None, "e2", attempt_id="a-9", merchant_id="volaris", processor="AMEX")
+    odd |= {"occurred_at": "1970-01-01T00:00:00Z"}
+    del odd["prediction_id"]
+    answer = client.post(FEEDBACK, json=odd)
+    assert answer.status_code == 202 and answer.json["status"] == "counted"
+    early, elsewhere = answer.json["notes"]
+    assert early.startswith("occurred_at 1970-01-01T00:00:00+00:00 lies before the decision of 20")
+    assert elsewhere.startswith("AMEX was not ranked (brand_not_supported)") and "is not judged" in elsewhere
+    assert "notes" not in client.post(FEEDBACK, json=odd).json, "a duplicate"
+    items = [event(answered["prediction_id"], "e3", processor="MIT"), odd | {"event_id": "e4", "stage": "retry"}]
+    receipts = [item["receipt"] for item in client.post(BATCH, json={"items": items}).json["items"]]
+    assert "notes" not in receipts[0] and len(receipts[1]["notes"]) == 2
+    assert counts(parts.store)["outcomes"] == 4
+
+
 # -- batch -------------------------------------------------------------------------------------------------------------
 
 

@@ -96,7 +96,7 @@ def test_a_dead_processor_is_left_at_the_next_payment_and_says_why(open_app):
     assert found["incident"].startswith(f"{dead}@") and found["scores"]["5"]["technical_share"] == 1.0
     (told,) = client.get(PROCESSORS).json["transitions"]
     assert (told["key"], told["before"], told["after"], told["closes"]) == (dead, "up", "down", False)
-    assert told["evidence"]["failures"] > 0
+    assert told["evidence"]["severity"] > 0.9
     text = client.get("/metrics").text
     assert f'smartrouter_processor_transitions_total{{after="down",merchant="volaris",processor="{dead}"}} 1.0' in text
     until(
@@ -189,7 +189,8 @@ def test_an_override_wins_is_on_record_and_is_lifted(open_app):
     ]
     assert told[0]["evidence"]["lifted_by"] == "li@example.com" and told[1]["evidence"]["reason"] == WHO["reason"]
     again = client.delete(f"{PROCESSORS}/{code}/override", json=WHO)
-    assert again.status_code == 200 and len(client.get(PROCESSORS).json["transitions"]) == 2
+    assert again.status_code == 200 and not again.json["lifted"]
+    assert len(client.get(PROCESSORS).json["transitions"]) == 2
 
 
 def test_an_override_ends_by_itself(open_app):
@@ -268,6 +269,31 @@ def test_a_degraded_processor_is_ranked_lower_and_what_was_taken_off_is_stored(o
     (kept,) = connection.execute("SELECT health FROM predictions").fetchone()
     connection.close()
     assert json.loads(kept) == {"probe": None, "all_down": False, "shifts": {"WORLDPAY": -2.0}}
+
+
+def test_an_operator_sees_when_it_is_tried_next_and_times_in_iso(open_app):
+    client = open_app().test_client()
+    dead, _ = kill(client)
+    found = state_of(client, dead)
+    next_probe, since = (datetime.fromisoformat(found[name]) for name in ("next_probe", "since"))
+    assert timedelta(seconds=25) < next_probe - since < timedelta(seconds=35)
+    assert all(p["next_probe"] is None for p in client.get(PROCESSORS).json["processors"] if p["state"] == "up")
+    url = f"{PROCESSORS}/{dead}/override"
+    forced = client.post(url, json={"state": "up", "minutes": 5, **WHO}).json
+    assert forced["next_probe"] is None and forced["incident"] == found["incident"]
+    told = client.get(PROCESSORS).json["transitions"][0]["evidence"]
+    assert datetime.fromisoformat(told["until"]) - datetime.now(UTC) > timedelta(minutes=4)
+    lifted = client.delete(url, json={"who": "bo", "reason": "still dead"}).json
+    assert (lifted["lifted"], lifted["state"], lifted["since"]) == (True, "down", found["since"])
+
+
+def test_lifting_where_nothing_is_forced_says_so(open_app):
+    client = open_app().test_client()
+    answer = client.delete(f"{PROCESSORS}/MIT/override", json=WHO)
+    assert (answer.status_code, answer.json["lifted"], answer.json["state"]) == (200, False, "up")
+    assert client.get(PROCESSORS).json["transitions"] == []
+    empty = client.delete(f"{PROCESSORS}/MIT/override", content_type="application/json")
+    assert empty.status_code == 400 and "empty" in empty.json["detail"]
 
 
 # -- probes ------------------------------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ class Score:
     false_degradations: int
     segments: int  # segments taken out: currency and BIN group at a processor
     incidents: int  # that people would be told of
-    failed: int  # payments that failed technically or got no answer, without probes and those that had no other place
+    failed: int  # payments that failed technically or got no answer, probes apart
     unanswered: int  # payments for which no processor was named
     outages: tuple[Outage, ...]
 
@@ -182,7 +182,7 @@ def score(
         groundless.count("degraded"),
         sum(c.after == "down" and "|" in c.key for c in log.changes),
         len({c.incident for c in log.changes if c.incident}),
-        int((judged & log.failed & ~log.probe & ~log.forced).sum()),
+        int((judged & log.failed & ~log.probe).sum()),
         int((log.processor < 0).sum()),
         tuple(outage_of(log, span) for span in outages_of(scenario, drawn.codes)),
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from smartrouter.drill.payments import draw
+from smartrouter.drill.payments import draw, open_pool
 from smartrouter.drill.play import Change, play, ranking
 from smartrouter.drill.rivals import NAMES, Ours, Streak, Window, players
 from smartrouter.drill.rivals import Circuit as Breaks
@@ -189,16 +189,16 @@ def test_a_return_from_a_degradation_in_the_middle_of_the_outage_is_a_wrong_one(
 
 
 def test_failed_payments_are_those_sent_into_a_failure(drawn, logs):
-    judged, found = drawn.at >= 0, {name: score(log, logs["oracle"], 7) for name, log in logs.items()}
+    found = {name: score(log, logs["oracle"], 7).failed for name, log in logs.items()}
     for name, log in logs.items():
-        counted = log.failed & judged
-        assert found[name].failed == (counted & ~log.probe & ~log.forced).sum() <= counted.sum()
-    assert found["oracle"].failed < found["ours"].failed < found["streak60"].failed < found["none"].failed
+        assert found[name] == (log.failed & (drawn.at >= 0) & ~log.probe).sum()
+    assert found["ours"] - found["oracle"] < 0.3 * (found["none"] - found["oracle"])
 
 
-def test_three_dead_bins_are_missed_without_detectors_of_segments(pool, scenarios, config):
+def test_three_dead_bins_are_missed_without_detectors_of_segments(root, scenarios, config):
+    pool = open_pool("volaris", root / "params")  # as shipped: fewer payments have other BINs
     blind = config.model_copy(update={"segment": SegmentConfig(odds_ratios=(1.0001,))})  # no failure is suspicious
-    dead = changed(stretched(scenarios["few_bins"], 20.0), warm_minutes=3.0, minutes=22.0)
+    dead = changed(stretched(scenarios["few_bins"], 20.0), warm_minutes=1.0, minutes=21.0)
     dead = aimed(dead, "WORLDPAY", pool.codes)
     ours, none = (drill(pool, dead, c, ["ours"])[0] for c in (config, blind))
     assert ours.passed and ours.score.segments >= 2, ours.missed

@@ -293,7 +293,7 @@ def line_of(
         "attempts": f"{first.sent} ({first.seen})" if first else "-",
         "sacrificed": str(sum(o.sacrificed for o in s.outages)),
         "relapsed": str(sum(o.relapsed for o in s.outages)),
-        "restored s": shown(first.restored_s) if first else "-",
+        "restored s": shown(first.restored_s) if first and first.left_s is not None else "-",
         "wrong": str(sum(o.wrong_restores for o in s.outages)),
         "failovers": str(s.failovers),
         "false": f"{s.false_failovers} + {s.false_degradations}",

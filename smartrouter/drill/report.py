@@ -70,7 +70,7 @@ def opened(
 class Questions(BaseModel):
     """The parameters of one report."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     processor: str = "WORLDPAY"  # that is drilled
     drills: list[str] = []  # names; empty: all
@@ -105,11 +105,17 @@ def begin(
     """Check the parameters and open the merchant; raises `ParamsRefused`, `DrillRefused` or what the files raise."""
     asked = checked(Questions, values, "the parameters", "reports/outage_drill.ipynb")
     pool, config, scenarios = opened(settings or Settings.load())
-    if unknown := sorted(set(asked.against) - set(NAMES)):
-        raise DrillRefused(f"rival {listed(unknown)}", f"some of {listed(list(NAMES))}", "Correct the parameters")
     names = asked.drills or list(scenarios)
-    if asked.shown and asked.shown not in names:
-        raise DrillRefused(f"timelines of {asked.shown}", f"one of {listed(names, 40)}", "Correct the parameters")
+    doors = {
+        "processor": ([asked.processor], pool.codes),
+        "drills": (names, list(scenarios)),
+        "against": (asked.against, list(NAMES)),
+        "shown": ([asked.shown or names[0]], names),
+    }
+    for door, (given, known) in doors.items():
+        if unknown := sorted(set(given) - set(known)):
+            expected = f"names among {listed(known, 40)}"
+            raise DrillRefused(f"{door} {listed(unknown)}", expected, "Correct the parameters")
     size = {"rate": asked.rate, "minutes": asked.event_minutes, "warm_minutes": asked.warm_minutes}
     sized = {name: value or None for name, value in size.items()}
     drills = [prepared(scenarios, pool.codes, name, asked.processor, **sized) for name in names]

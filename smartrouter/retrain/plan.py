@@ -207,10 +207,11 @@ JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def read_params(
-    path: Path,  # params/retrain/<name>.yaml
+    path: Path,  # params/<report>/<name>.yaml
+    report: str = "retrain",  # whose parameters they are
 ) -> dict[str, Any]:
     """The parameters in a file; raises `ParamsRefused` when it is no mapping, has a key twice, or is not there."""
-    expected = "a YAML file of `parameter: value` lines, such as params/retrain/ci.yaml"
+    expected = f"a YAML file of `parameter: value` lines, such as params/{report}/ci.yaml"
     if not JOB_NAME.fullmatch(Path(path).stem):
         raise ParamsRefused(f"file name {Path(path).name!r}", "letters, digits, _ . and -", "Rename it")
     try:

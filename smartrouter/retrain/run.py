@@ -83,7 +83,7 @@ def checked_params(
     given: Mapping[str, Any] | None = None,  # parameters that win over those of the file
 ) -> dict[str, Any]:
     """The parameters of a file; raises `ParamsRefused`, `UnknownMerchant` or `PolicyRefused`."""
-    values = read_params(params_file) | dict(given or {})
+    values = read_params(params_file, report.stem) | dict(given or {})
     unknown = unknown_keys(values, report_parameters(report))
     if unknown:
         known = f"parameters of {report.name}"

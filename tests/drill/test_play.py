@@ -1,16 +1,18 @@
 """One world for all rivals, nothing lost on the way, and every drill plays."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from smartrouter.drill.payments import draw
-from smartrouter.drill.play import play, ranking
+from smartrouter.drill.payments import draw, open_pool
+from smartrouter.drill.play import Change, play, ranking
 from smartrouter.drill.rivals import NAMES, Ours, Streak, Window, players
 from smartrouter.drill.rivals import Circuit as Breaks
-from smartrouter.drill.scenario import DrillRefused, changed
-from smartrouter.drill.score import GRACE_S, drill, findings, line_of, outages_of, score, troubled
+from smartrouter.drill.scenario import DrillRefused, aimed, changed, stretched
+from smartrouter.drill.score import GRACE_S, Span, drill, findings, line_of, outage_of, outages_of, score, troubled
+from smartrouter.outage.segment import SegmentConfig
 from smartrouter.world.physics import CAUSES
 
 
@@ -172,6 +174,35 @@ def test_scores_of_an_oracle_that_never_leaves_are_within_no_bar(drawn, logs):
     missed = {f.bar: f.met for f in findings(found, drawn.scenario.bars)}
     assert found.outages[0].left_s is None and not missed["leave_outcomes"] and not missed["restored_s"]
     assert found.lost > 0 and score(logs["oracle"], logs["oracle"], 7).lost == 0
+
+
+def test_a_return_from_a_degradation_in_the_middle_of_the_outage_is_a_wrong_one(drawn, logs):
+    told = [(20, "up", "degraded"), (60, "degraded", "up"), (90, "up", "degraded"), (205, "degraded", "up")]
+    changes = tuple(Change(drawn.start + at, "WORLDPAY", before, after, "") for at, before, after in told)
+    found = outage_of(replace(logs["none"], changes=changes), Span("WORLDPAY", 0.0, 180.0))
+    assert (found.left_s, found.wrong_restores, found.restored_s) == (20.0, 1, pytest.approx(25.0))
+    found = outage_of(replace(logs["none"], changes=changes[:3]), Span("WORLDPAY", 0.0, 180.0))
+    assert found.restored_s is None  # it is lowered to the end of the drill
+    worse = Change(drawn.start + 100, "WORLDPAY", "degraded", "down", "")
+    found = outage_of(replace(logs["none"], changes=(changes[0], worse)), Span("WORLDPAY", 0.0, 180.0))
+    assert found.wrong_restores == 0
+
+
+def test_failed_payments_are_those_sent_into_a_failure(drawn, logs):
+    found = {name: score(log, logs["oracle"], 7).failed for name, log in logs.items()}
+    for name, log in logs.items():
+        assert found[name] == (log.failed & (drawn.at >= 0) & ~log.probe).sum()
+    assert found["ours"] - found["oracle"] < 0.3 * (found["none"] - found["oracle"])
+
+
+def test_three_dead_bins_are_missed_without_detectors_of_segments(root, scenarios, config):
+    pool = open_pool("volaris", root / "params")  # as shipped: fewer payments have other BINs
+    blind = config.model_copy(update={"segment": SegmentConfig(odds_ratios=(1.0001,))})  # no failure is suspicious
+    dead = changed(stretched(scenarios["few_bins"], 20.0), warm_minutes=1.0, minutes=21.0)
+    dead = aimed(dead, "WORLDPAY", pool.codes)
+    ours, none = (drill(pool, dead, c, ["ours"])[0] for c in (config, blind))
+    assert ours.passed and ours.score.segments >= 2, ours.missed
+    assert none.score.segments == 0 and [m.split()[0] for m in none.missed] == ["failed"]
 
 
 def test_trouble_lasts_a_minute_longer_for_judging(short):

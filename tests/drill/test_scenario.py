@@ -38,7 +38,8 @@ def test_every_drill_asks_something(scenarios):
     ("text", "words"),
     [
         ("- {name: a, title: A drill, colour: blue}", "colour"),
-        ("- {name: a, title: A drill, effects: [{minutes: 5, failing: 1.5}]}", "effects.0.failing"),
+        ("- {name: a, title: A drill, effects: [{minutes: 5, failing: 1.5}]}", "0.effects.0.failing '1.5'"),
+        ("- {name: a, title: A drill, rate: .nan}", "0.rate 'nan': Input should be a finite number"),
         ("- {name: a, title: A drill, minutes: 10, effects: [{minutes: 20, failing: 1}]}", "after the drill's 10"),
         ("- {name: A B, title: A drill}", "name"),
         ("- {name: a, title: A drill}\n- {name: a, title: Again}", "a given twice"),
@@ -90,6 +91,18 @@ def test_a_severity_needs_attempts_that_fail(scenarios):
     assert worsened(scenarios["blackhole"], 0.4).effects[0].hanging == 0.4
     with pytest.raises(DrillRefused, match="decline_wave"):
         worsened(scenarios["decline_wave"], 0.4)
+
+
+@pytest.mark.parametrize("severity", [float("nan"), -0.1, 1.1, float("inf")])
+def test_a_severity_that_is_no_share_is_refused_by_its_own_name(scenarios, severity):
+    with pytest.raises(DrillRefused, match=r"^severity .*a share from 0 to 1"):
+        worsened(scenarios["hard"], severity)
+
+
+@pytest.mark.parametrize("minutes", [float("nan"), 0.0, -5.0, 9_999.0, float("inf")])
+def test_a_length_that_cannot_be_is_refused_by_its_own_name(scenarios, minutes):
+    with pytest.raises(DrillRefused, match=r"^minutes .*within 10,000 minutes"):
+        stretched(scenarios["cascade"], minutes)
 
 
 def test_values_out_of_range_are_refused(scenarios):

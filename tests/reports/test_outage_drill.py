@@ -57,16 +57,18 @@ def test_the_page_shows_its_plots_without_a_network(done):
 def test_every_parameter_file_sets_every_parameter(settings, name):
     values = yaml.safe_load((ROOT / "params" / "outage_drill" / f"{name}.yaml").read_text())
     assert set(values) == set(report_parameters(REPORT)) == set(report.Questions.model_fields)
-    assert len(report.begin(values, settings).drills) in {2, 22, 23}
+    assert len(report.begin(values, settings).drills) in {2, 23, 24}
 
 
 @pytest.mark.parametrize(
     ("values", "error", "words"),
     [
-        ({"drills": ["earthquake"]}, DrillRefused, "earthquake"),
-        ({"against": ["luck"]}, DrillRefused, "luck"),
-        ({"shown": "earthquake"}, DrillRefused, "timelines"),
-        ({"processor": "PAYPAL"}, DrillRefused, "PAYPAL"),
+        ({"drills": ["earthquake"], "shown": "blackhole"}, DrillRefused, "drills earthquake.*blackhole"),
+        ({"against": ["luck"]}, DrillRefused, "against luck.*streak60"),
+        ({"shown": "earthquake"}, DrillRefused, "shown earthquake.*blackhole"),
+        ({"drills": ["hard"], "shown": "blackhole"}, DrillRefused, "shown blackhole.*hard"),
+        ({"processor": "PAYPAL"}, DrillRefused, "processor PAYPAL.*WORLDPAY"),
+        ({"rate": float("nan")}, ParamsRefused, "rate 'nan': Input should be a finite number"),
         ({"seed": -1}, ParamsRefused, "seed"),
         ({"colour": "blue"}, ParamsRefused, "colour"),
     ],
@@ -75,6 +77,12 @@ def test_wrong_parameters_are_refused_before_anything_runs(settings, values, err
     with pytest.raises(error, match=words) as caught:
         report.begin(values, settings)
     assert caught.value.exit_code == 2
+
+
+def test_a_file_that_is_no_yaml_is_told_with_an_example_of_this_report(settings, tmp_path):
+    (tmp_path / "mine.yaml").write_text("drills: [")
+    with pytest.raises(ParamsRefused, match=r"params/outage_drill/ci\.yaml"):
+        run(tmp_path / "mine.yaml", settings, print, REPORT, out=tmp_path, check=report.begin)
 
 
 @pytest.fixture
@@ -111,6 +119,9 @@ def test_a_missed_bar_is_exit_code_1(ask, monkeypatch):
         (["--processor", "MIT", "--kind", "hard", "--against", "luck"], "luck"),
         (["--processor", "MIT", "--kind", "decline_wave", "--severity", "0.5"], "severity"),
         (["--processor", "MIT", "--kind", "hard", "--rate", "0"], "--rate"),
+        (["--processor", "MIT", "--kind", "hard", "--rate", "nan"], "rate 'nan'"),
+        (["--processor", "MIT", "--kind", "cascade", "--minutes", "nan"], "minutes nan"),
+        (["--processor", "MIT", "--kind", "blackhole", "--severity", "nan"], "severity nan"),
     ],
 )
 def test_bad_input_is_exit_code_2_and_one_line(ask, words, named):

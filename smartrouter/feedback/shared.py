@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOOK', 'COMMIT', 'SOCKET_S', 'WAIT_S', 'COUNTED_S', 'Orders', 'TRIES', 'PAUSE_S', 'Step', 'TOGETHER', 'SWEEP_S',
-           'PAGE', 'HealthUrlRefused', 'connect', 'Counted', 'SharedKeepers', 'reaching', 'key_of', 'name_of',
+           'LOST_S', 'PAGE', 'HealthUrlRefused', 'connect', 'Counted', 'SharedKeepers', 'reaching', 'key_of', 'name_of',
            'part_of', 'Answer', 'try_commit', 'in_order', 'take_over', 'plain', 'pairs', 'Overtaken', 'together',
            'attempts', 'sync', 'remind', 'then_submit', 'on_its_way', 'submit', 'outcomes_step', 'look_at', 'all_parts',
            'show', 'position', 'carry_told', 'sweep', 'began', 'moved_to', 'lost']
@@ -160,8 +160,7 @@ class SharedKeepers(Keepers):
     def count(self, cursor: Any, rows: Sequence[Mapping[str, Any]], now: float) -> None:
         """Remember outcomes that are counted in this transaction."""
         for row in rows:
-            cursor.execute(self.store.sql["routed"], {"prediction_id": row["matched_id"]})
-            self.here.counted += on_its_way(self, Routed(*cursor.fetchone()), row, now)
+            self.here.counted += on_its_way(self, Routed(*row["routed"]), row, now)
 
     def step(self, merchant_id: str, do: Do[T], wait_s: float | None = None) -> T:
         """Change a merchant's health; raises `StoreUnavailable`."""
@@ -262,13 +261,14 @@ def in_order(
 ) -> list[Part]:
     """The parts that a step changed; segments as they were seen, and pieces of the board as it took them in."""
     codes = {code for code, name in health.dirty if name.startswith("segment:")}
-    seen = [(code, f"segment:{name}") for code in codes for name in health.lines[code].segments]
+    lines = [(code, health.lines[code]) for code in codes]
+    seen = [(code, f"segment:{line.slots[name]:02d}") for code, line in lines for name in line.segments]
     places = {part: place for place, part in enumerate(seen)}
     places |= {part: health.noted[part[1]][0] for part in health.dirty if part[1].startswith("board:")}
     return sorted(health.dirty, key=lambda part: places.get(part, -1))
 
 # %% ../../nbs/feedback/shared.ipynb #COUNTED_S
-COUNTED_S = 3 * 86_400  # seconds for which a counted outcome is remembered
+COUNTED_S = 3600  # seconds for which a counted outcome is remembered
 Orders = dict[str, list[str]]  # processor -> its segments, latest seen last
 
 
@@ -420,7 +420,7 @@ def then_submit(
 def on_its_way(
     keepers: SharedKeepers,
     routed: Routed,
-    row: Mapping[str, Any],  # matched_id, stage, processor, received_at and body
+    row: Mapping[str, Any],  # matched_id, routed, stage, processor, received_at and body
     now: float,  # epoch seconds
 ) -> list[Counted]:
     """The outcome as the health takes it; none for a merchant that nobody keeps, or where it cannot be read."""
@@ -507,6 +507,7 @@ def show(
 
 # %% ../../nbs/feedback/shared.ipynb #SWEEP_S
 SWEEP_S = 1.0  # between two looks for outcomes that got lost
+LOST_S = COUNTED_S / 2  # one that became known longer ago is left out: whether it was counted may be forgotten soon
 PAGE = 500
 
 
@@ -589,6 +590,8 @@ def lost(
     """Those of the outcomes that the health has not counted."""
     found = []
     for _, prediction_id, stage, processor, known_at, body, *routed in rows:
+        if now - known_at > LOST_S:
+            continue
         row = {"matched_id": prediction_id, "stage": stage, "processor": processor, "received_at": known_at}
         for line in on_its_way(keepers, Routed(*routed), {**row, "body": body}, known_at):
             stale_s = keepers.of[line.merchant_id].config.watch.stale_s

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Part', 'ON_TIME', 'MOST_HELD', 'WHOLE_EVERY', 'FLOWING', 'LOST', 'Line', 'Health', 'fresh_line', 'open_health',
-           'moved', 'forget', 'Ended', 'approved_or_issuer', 'outcome', 'lateness', 'learn_age', 'outlined', 'weighed',
-           'taken_in', 'note', 'judged', 'whole_shift', 'tick', 'let_go_of', 'listened', 'others_answer', 'silenced',
-           'resumed', 'gap_begins', 'comes_through', 'gap_ends', 'payments_per_s', 'reserve', 'give_back',
+           'moved', 'forget', 'Ended', 'approved_or_issuer', 'outcome', 'lateness', 'learn_age', 'outlined', 'kept_as',
+           'weighed', 'taken_in', 'note', 'judged', 'whole_shift', 'tick', 'let_go_of', 'listened', 'others_answer',
+           'silenced', 'resumed', 'gap_begins', 'comes_through', 'gap_ends', 'payments_per_s', 'reserve', 'give_back',
            'UnknownProcessor', 'force']
 
 # %% ../../nbs/outage/health.ipynb #imports
@@ -76,6 +76,7 @@ class Line:
     spoken: Answers  # without technical failures: when an answer is late
     rolling: Rolling = field(default_factory=Rolling)
     segments: dict[str, Segment] = field(default_factory=dict)  # latest seen last
+    slots: dict[str, int] = field(default_factory=dict)  # segment -> the number under which it is kept
     outlets: dict[str, Control] = field(default_factory=dict)  # states of the segments that failed lately
     held: list[list[Any]] = field(default_factory=list)  # late answers that wait to be learned: [seconds, technical]
     on_time: int = 0  # answers since the latest of them
@@ -151,8 +152,8 @@ def forget(
     """Drop the evidence against what returns."""
     line = health.lines[code]
     for key in [name] if name else list(line.segments):
-        line.segments.pop(key, None)
-        health.dirty.add((code, f"segment:{key}"))
+        if line.segments.pop(key, None) is not None:
+            health.dirty.add((code, f"segment:{line.slots.pop(key):02d}"))
     if not name:
         line.detector, line.late, line.held = fresh(health.config.technical), 0.0, []
         drop_held(line.baseline)
@@ -273,10 +274,20 @@ def outlined(
     """Give one outcome to its segment; return (failure probability that the segment explains, alarm raised)."""
     segments, config = health.lines[code].segments, health.config.segment
     expected = min(segment.baseline(segments, name, p0, config), 0.999)
-    oldest = next(iter(segments), name)
     found = segment.observe(segments, name, failed, p0, threshold=bound, config=config)
-    health.dirty |= {(code, f"segment:{key}") for key in (name, oldest if oldest not in segments else name)}
+    health.dirty.add((code, kept_as(health.lines[code], name)))
     return expected, found.raised
+
+
+def kept_as(
+    line: Line,  # its slots are changed in place
+    name: str,  # one of its segments
+) -> str:
+    """The part in which a segment is kept; a new one takes the place of one that was dropped."""
+    if name not in line.slots:
+        free = {line.slots.pop(key) for key in list(line.slots) if key not in line.segments}
+        line.slots[name] = min(free or set(range(len(line.slots) + 1)) - set(line.slots.values()))
+    return f"segment:{line.slots[name]:02d}"
 
 # %% ../../nbs/outage/health.ipynb #weighed
 def weighed(
@@ -365,7 +376,7 @@ def whole_shift(
 ) -> float:
     """Return the logits, at most 0, by which the approval probability of a typical payment falls."""
     p = config.control.typical_approval
-    fallen = approval.lowered(p, shift, config.approval.issuer_share)
+    fallen = approval.approval_in_drop(p, shift, config.approval.issuer_share)
     return min(math.log(fallen / (1 - fallen)) - math.log(p / (1 - p)), 0.0)
 
 # %% ../../nbs/outage/health.ipynb #tick

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import random
 import threading
 import time
@@ -40,8 +39,7 @@ from smartrouter.feedback.store import (
     save_prediction,
     upgrade,
 )
-from smartrouter.feedback.tables import METADATA
-from smartrouter.monitor.outbox import ALERTS
+from smartrouter.feedback.tables import ROUTED
 from smartrouter.outage import health as engine
 from smartrouter.outage.config import load_config
 from smartrouter.outage.health import UnknownProcessor, open_health
@@ -52,7 +50,6 @@ from smartrouter.outage.watch import Watch, started
 from tests.conftest import ROOT
 
 NOW = 1_776_254_400.0
-SERVER = os.environ.get("TEST_POSTGRES_URL", "")  # an empty database of a server; its tables are dropped
 CONFIG = load_config(ROOT / "params/outage/default.yaml")
 CODES = ("WORLDPAY", "MIT", "ELAVON")
 STATUSES = ("approved", "declined", "error")
@@ -65,17 +62,8 @@ def place(request):
 
 
 @pytest.fixture
-def url(place, tmp_path):
-    if place != "postgresql":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    if not SERVER:
-        pytest.skip("TEST_POSTGRES_URL names no database")
-    dropped = sa.create_engine(SERVER)
-    with dropped.begin() as connection:
-        for table in (*METADATA.tables, *ALERTS.metadata.tables, "alembic_version"):
-            connection.execute(sa.text(f"DROP TABLE IF EXISTS {table} CASCADE"))
-    dropped.dispose()
-    return SERVER
+def url(place, empty_store):
+    return empty_store("postgresql" if place == "postgresql" else "sqlite")
 
 
 @pytest.fixture
@@ -368,6 +356,7 @@ def test_what_is_rolled_back_is_forgotten_here_and_there(open_keepers):
         save_prediction(first.store, payment(number + attempt))
     with pytest.raises(RuntimeError), first.writing() as cursor:
         row = {"matched_id": f"p{number + 1}", "stage": "processor", "processor": "WORLDPAY", "received_at": NOW + 30}
+        row["routed"] = [payment(number + 1)[name] for name in ROUTED]
         first.count(cursor, [{**row, "body": '{"status":"error"}'}], NOW + 30)
         raise RuntimeError("the process is told to stop here")
     assert parts(first) == before and len(told) == lines

@@ -110,6 +110,12 @@ class Keeper:
         load_parts(self.shown, rows)
         self.view = view(self.shown)
 
+    def show_own(self) -> None:
+        """Let decisions see what the latest commit, of this worker, left: that is all there is."""
+        for code, line in self.health.lines.items():
+            self.shown.lines[code].control, self.shown.lines[code].outlets = line.control, {**line.outlets}
+        self.view, self.seen = view(self.shown), self.routing_version
+
     def settle(self, told: Sequence[Transition]) -> None:
         """Count what a step changed."""
         if self.health.dirty:
@@ -264,8 +270,9 @@ def in_turn(
         keepers.news.clear()
         with ordered(keepers.store, max(limit - time.monotonic(), 0.0)) as cursor:
             yield cursor
-        if keepers.news:
-            refresh(keepers)
+        with keepers.looking:
+            for merchant_id, _ in keepers.news:
+                keepers.of[merchant_id].show_own()
     except BaseException:
         forget_all(keepers)
         raise

@@ -285,7 +285,7 @@ def kept_as(
 ) -> str:
     """The part in which a segment is kept; a new one takes the place of one that was dropped."""
     if name not in line.slots:
-        free = {line.slots.pop(key) for key in list(line.slots) if key not in line.segments}
+        free = {line.slots.pop(key) for key in line.slots.keys() - line.segments.keys()}
         line.slots[name] = min(free or set(range(len(line.slots) + 1)) - set(line.slots.values()))
     return f"segment:{line.slots[name]:02d}"
 
@@ -316,7 +316,7 @@ def weighed(
     return told
 
 # %% ../../nbs/outage/health.ipynb #WHOLE_EVERY
-WHOLE_EVERY = 128  # outcomes
+WHOLE_EVERY = 256  # outcomes
 
 
 def taken_in(

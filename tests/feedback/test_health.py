@@ -90,15 +90,19 @@ def keepers(open_keepers):
     return open_keepers()
 
 
+def request_of(**card):
+    """The request of a payment."""
+    return json.dumps({"order": {"currency": "MXN"}, "card": {"brand": "VISA", **card}})
+
+
 def payment(number, **values):
     """A stored answer, WORLDPAY first; cards of many BINs."""
-    card = {"bin": str(415200 + number % 90), "brand": "VISA", "bank": f"BANK{number % 3}"}
     row = {
         "prediction_id": f"p{number}",
         "merchant_id": "volaris",
         "transaction_id": f"tx-{number}",
         "request_hash": str(number),
-        "request": json.dumps({"order": {"currency": "MXN"}, "card": card}),
+        "request": request_of(bin=str(415200 + number % 90), bank=f"BANK{number % 3}"),
         "response": "{}",
         "ranking": '["WORLDPAY","MIT"]',
         "probabilities": "[0.8,0.7]",
@@ -151,6 +155,14 @@ def told_to(keepers):
 def parts(keepers):
     """Everything that is kept."""
     return {part: json.loads(to_json(values)) for part, values in keepers.whole("volaris") if values is not None}
+
+
+def raw_parts(keepers):
+    """Every name that is kept, also of what is gone."""
+    if keepers.kind == "redis":
+        return [tuple(name.split("|", 1)) for name in keepers.redis.zrange("smartrouter:{volaris}:order", 0, -1)]
+    with keepers.store.engine.connect() as connection:
+        return connection.execute(sa.text("SELECT processor, part FROM health")).all()
 
 
 def counted_in(keepers):
@@ -282,6 +294,33 @@ def test_what_is_written_in_pieces_is_whole_for_whoever_comes_late(open_keepers)
     assert written(other.of["volaris"].health) != written(keepers.of["volaris"].health)  # it has not looked since
     tick(other, "volaris", {}, NOW + 300)
     assert written(other.of["volaris"].health) == written(keepers.of["volaris"].health)
+
+
+def test_an_attack_with_thousands_of_cards_leaves_no_more_parts_than_are_kept(open_keepers):
+    keepers, behind = open_keepers(), open_keepers()
+    for number in range(400):
+        save_prediction(keepers.store, payment(number, request=request_of(bin=str(500_000 + number))))
+        worker = behind if number == 100 else keepers
+        save_feedback(worker.store, [event(number, "approved")], NOW + number + 0.8, worker)
+    names = [part for code, part in raw_parts(keepers) if part.startswith("segment:")]
+    assert len(names) == CONFIG.segment.most == len(keepers.of["volaris"].health.lines["WORLDPAY"].segments)
+    tick(behind, "volaris", {}, NOW + 401)  # 299 segments came and 299 went since it looked
+    assert written(behind.of["volaris"].health) == written(keepers.of["volaris"].health)
+    check_replay(keepers)
+
+
+def test_segments_that_are_forgotten_are_gone_for_everybody(open_keepers):
+    keepers, other = open_keepers(), open_keepers()
+    for number in range(5):
+        post(keepers, number, "approved")
+    tick(other, "volaris", {}, NOW + 6)
+    keepers.step("volaris", lambda health: (engine.forget(health, "WORLDPAY", ""), ()))
+    tick(other, "volaris", {}, NOW + 7)
+    assert not other.of["volaris"].health.lines["WORLDPAY"].segments
+    post(keepers, 7, "approved")
+    tick(other, "volaris", {}, NOW + 9)
+    assert written(other.of["volaris"].health) == written(keepers.of["volaris"].health)
+    assert len([part for _, part in raw_parts(keepers) if part.startswith("segment:")]) <= 5
 
 
 # -- at the same time ----------------------------------------------------------------------------------------------

@@ -213,13 +213,19 @@ def reach(
     at: np.ndarray,  # seconds from the judged beginning
     row: np.ndarray,  # of the pool
 ) -> np.ndarray:
-    """Return the strength of an effect, payments x processors; raises `DrillRefused` for an unknown issuer."""
+    """Return the strength of an effect, payments x processors; raises `DrillRefused` for unknown names."""
     strength, hit = effect.strength(at / 60), np.array([effect.hits(code) for code in pool.codes])
     if effect.issuers:
         known = [issuer.name for issuer in pool.world.file.issuers]
         if unknown := sorted(set(effect.issuers) - set(known)):
             raise DrillRefused(f"issuer {', '.join(unknown)}", f"one of {', '.join(known)}", "Correct the drill")
         strength = strength * np.isin(pool.issuer[row], [known.index(name) for name in effect.issuers])
+    if effect.currencies:
+        known = [order["currency"] for order in pool.orders]
+        if unknown := sorted(set(effect.currencies) - set(known)):
+            expected = f"one of {', '.join(sorted(set(known)))}"
+            raise DrillRefused(f"currency {', '.join(unknown)}", expected, "Correct the drill")
+        strength = strength * np.isin(np.array(known)[row], effect.currencies)
     if effect.largest_bins:
         taken = ~np.isnan(pool.check[:, hit]).any(axis=1)
         strength = strength * np.isin(

@@ -41,6 +41,7 @@ class Effect(Span):
 
     processors: tuple[str, ...] = ()  # codes, TARGET or OTHER; none: all
     issuers: tuple[str, ...] = ()  # names as the world has them; none: all
+    currencies: tuple[str, ...] = ()  # ISO 4217; none: all
     largest_bins: int = Field(0, ge=0, le=50)  # only the so many BINs with the most payments; 0: all
     failing: float = Field(0.0, ge=0, le=1)  # share of attempts that fail technically
     hanging: float = Field(0.0, ge=0, le=1)  # share of attempts without an answer until the client gives up
@@ -60,7 +61,8 @@ class Effect(Span):
             return self.outage
         harm = self.failing >= 0.05 or self.hanging > 0 or self.slower >= 3 or self.approval_odds <= 0.5
         harm = harm or self.capacity_per_s is not None
-        return bool(self.processors) and not self.issuers and not self.largest_bins and harm
+        part = self.issuers or self.largest_bins or self.currencies
+        return bool(self.processors) and not part and harm
 
     def strength(self, minute: np.ndarray | float) -> np.ndarray:
         """How strong it is at minutes after the warm-up, in [0, 1]."""

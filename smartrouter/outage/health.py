@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Part', 'ON_TIME', 'MOST_HELD', 'WHOLE_EVERY', 'FLOWING', 'LOST', 'Line', 'Health', 'fresh_line', 'open_health',
            'moved', 'forget', 'Ended', 'approved_or_issuer', 'outcome', 'lateness', 'learn_age', 'outlined', 'kept_as',
-           'weighed', 'taken_in', 'note', 'judged', 'whole_shift', 'tick', 'let_go_of', 'listened', 'others_answer',
-           'silenced', 'resumed', 'gap_begins', 'comes_through', 'gap_ends', 'payments_per_s', 'reserve', 'give_back',
-           'UnknownProcessor', 'force']
+           'weighed', 'blamed', 'taken_in', 'note', 'judged', 'whole_shift', 'tick', 'let_go_of', 'listened',
+           'others_answer', 'silenced', 'resumed', 'gap_begins', 'comes_through', 'gap_ends', 'payments_per_s',
+           'reserve', 'give_back', 'UnknownProcessor', 'force']
 
 # %% ../../nbs/outage/health.ipynb #imports
 import math
@@ -34,7 +34,8 @@ from smartrouter.outage.control import (
 from .override import Override, next_window
 from .probe import Probe, reported
 from .rolling import Rolling, count, score
-from .segment import Segment, segment_of
+from .scope import Scope, confined_to, take_note
+from .segment import Segment, kin_of, segment_of
 from .signal import Kind
 from .watch import Watch, busy, given_up, let_go, silent_since, waits_of
 
@@ -75,8 +76,9 @@ class Line:
     answers: Answers  # all, time-outs included: how long silence is normal
     spoken: Answers  # without technical failures: when an answer is late
     rolling: Rolling = field(default_factory=Rolling)
-    segments: dict[str, Segment] = field(default_factory=dict)  # latest seen last
+    segments: dict[str, Segment] = field(default_factory=dict)  # currency and BIN group; latest seen last
     slots: dict[str, int] = field(default_factory=dict)  # segment -> the number under which it is kept
+    scope: Scope = field(default_factory=Scope)  # whose payments fail
     outlets: dict[str, Control] = field(default_factory=dict)  # states of the segments that failed lately
     held: list[list[Any]] = field(default_factory=list)  # late answers that wait to be learned: [seconds, technical]
     on_time: int = 0  # answers since the latest of them
@@ -143,7 +145,7 @@ def moved(
         forget(health, code, name)
     return told
 
-
+# %% ../../nbs/outage/health.ipynb #forget
 def forget(
     health: Health,  # changed in place
     code: str,  # processor
@@ -151,15 +153,17 @@ def forget(
 ) -> None:
     """Drop the evidence against what returns."""
     line = health.lines[code]
-    for key in [name] if name else list(line.segments):
-        if line.segments.pop(key, None) is not None:
-            health.dirty.add((code, f"segment:{line.slots.pop(key):02d}"))
+    for key in [key for key in line.segments if not name or name in kin_of(key)]:
+        del line.segments[key]
+        health.dirty.add((code, f"segment:{line.slots.pop(key):02d}"))
+    line.scope = Scope()
+    health.dirty.add((code, "technical"))
     if not name:
         line.detector, line.late, line.held = fresh(health.config.technical), 0.0, []
         drop_held(line.baseline)
         approval.calm(health.board[code])
         health.judged += 1
-        health.dirty |= {(code, "technical"), (code, "answers"), ("", "board")}
+        health.dirty |= {(code, "answers"), ("", "board")}
 
 # %% ../../nbs/outage/health.ipynb #Ended
 @dataclass(frozen=True, slots=True)
@@ -171,7 +175,7 @@ class Ended:
     kind: Kind  # of `signal.classify`
     p: float | None = None  # approval probability by the model, as if the processor were healthy; None: not asked
     currency: str = ""
-    bin: str = ""  # six to eight digits; "" where it is not known: then the whole processor alone is judged
+    bin: str = ""  # six to eight digits, "" where it is not known
     issuer: str = ""
     probe: str = ""  # id of the probe that it was
     dated: bool = True  # when it started is known, not guessed: only then can its answer be late
@@ -195,7 +199,7 @@ def outcome(
     if line is None or ended.started > now + config.control.clock_skew_s:
         return ()
     code = ended.processor
-    name = segment_of(ended.currency, ended.bin, config.segment.bin_digits) if ended.bin else ""
+    name = segment_of(ended.currency, ended.bin, config.segment.bin_digits)
     count(line.rolling, ended.kind, now)
     health.dirty.add((code, "technical"))
     age_s = max(now - ended.started, 0.0)
@@ -205,12 +209,12 @@ def outcome(
     kind = "technical" if failed else ended.kind
     event = Outcome(kind, min(ended.started, now), approved_or_issuer(ended.p, config), ended.probe)
     told = moved(health, code, "", event, now)
-    outlet = line.outlets.get(name)
-    if outlet is not None:
-        told += moved(health, code, name, event, now)
-    if ended.probe or age_s > config.watch.stale_s or not counts(line.control, ended.started):
+    outlets = {key: line.outlets[key] for key in kin_of(name) if key in line.outlets}
+    for key in outlets:
+        told += moved(health, code, key, event, now)
+    if ended.probe or age_s > config.watch.stale_s:
         return told
-    if outlet is not None and not counts(outlet, ended.started):
+    if not all(counts(state, ended.started) for state in (line.control, *outlets.values())):
         return told
     told += weighed(health, ended, name, failed, now)
     if ended.dated:
@@ -302,18 +306,33 @@ def weighed(
     tech = config.technical
     told: tuple[Transition, ...] = ()
     p0, bound = assumed_rate(line.baseline, tech), threshold(attempts_per_s(line.baseline, tech), tech)
-    expected, raised = (p0, False) if not name else outlined(health, code, name, failed, p0, bound)
+    expected, raised = outlined(health, code, name, failed, p0, bound) if ended.bin else (p0, False)
     evidence = update(line.detector, failed, expected, tech)
+    take_note(line.scope, ended.currency, failed, expected, config.segment)
     if line.control.mode in ("up", "recovering"):
         learn(line.baseline, failed, now, evidence >= tech.suspicion * bound, tech)
     if raised:
         seen = line.segments[name]
         told += moved(health, code, name, Alarm("technical", seen.failures, seen.attempts), now)
     if evidence >= bound:
-        told += moved(health, code, "", Alarm("technical", severity=severity(line.detector, tech)), now)
-        line.detector = fresh(tech)
+        for key, alarm in blamed(line, p0, config).items():
+            told += moved(health, code, key, alarm, now)
+        line.detector, line.scope = fresh(tech), Scope()
         drop_held(line.baseline)
     return told
+
+# %% ../../nbs/outage/health.ipynb #blamed
+def blamed(
+    line: Line,  # whose detector is certain
+    p0: float,  # healthy failure probability of the processor
+    config: Config,
+) -> dict[str, Alarm]:
+    """Return what to raise the alarm for: currencies that fail alone and badly, else "" for the whole processor."""
+    found = confined_to(line.scope, p0, config.segment)
+    alarms = {currency: Alarm("technical", *counted) for currency, counted in found.items()}
+    if alarms and min(alarm.failing() for alarm in alarms.values()) >= config.control.down_severity:
+        return alarms
+    return {"": Alarm("technical", severity=severity(line.detector, config.technical))}
 
 # %% ../../nbs/outage/health.ipynb #WHOLE_EVERY
 WHOLE_EVERY = 256  # outcomes
@@ -537,13 +556,14 @@ def reserve(
 ) -> Probe | None:
     """Let this payment try what is down, processor or segment, if a try is due."""
     line = health.lines[code]
-    if line.control.mode == "down" or name not in line.outlets:
+    out = [key for key in kin_of(name) if key in line.outlets and line.outlets[key].mode == "down"]
+    if line.control.mode == "down" or not out:
         rate = payments_per_s(health, now)
         state, probe = reserve_probe(line.control, now, u, rate, health.config.control)
         changed, line.control = state is not line.control, state
     else:
-        state, probe = reserve_probe(line.outlets[name], now, u, None, health.config.control)
-        changed, line.outlets[name] = state is not line.outlets[name], state
+        state, probe = reserve_probe(line.outlets[out[0]], now, u, None, health.config.control)
+        changed, line.outlets[out[0]] = state is not line.outlets[out[0]], state
     if changed:
         health.dirty.add((code, "control"))
     return probe

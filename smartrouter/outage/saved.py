@@ -15,6 +15,7 @@ from .control import Control
 from .detector import baseline_from_json, detector_from_json
 from .health import Health, Part, taken_in
 from .rolling import Rolling
+from .scope import Scope
 from .silence import answers_from_json
 from .watch import Attempt, Watch
 
@@ -33,7 +34,8 @@ def save_part(
     if name == "control":
         return [line.control.as_json(), {key: outlet.as_json() for key, outlet in line.outlets.items()}]
     if name == "technical":
-        return [line.detector.parts, line.baseline.as_json(), line.rolling.minutes, line.late, line.late_at]
+        technical = [line.detector.parts, line.baseline.as_json(), line.scope.as_json()]
+        return [*technical, line.rolling.minutes, line.late, line.late_at]
     if name == "answers":
         kept = [[ages.counts, ages.weight] for ages in (line.answers, line.spoken)]
         return [*kept, line.held, line.on_time]
@@ -76,7 +78,7 @@ def load_part(
     elif name == "technical":
         line.detector = detector_from_json({"parts": values[0]}, config.technical)
         line.baseline = baseline_from_json(values[1])
-        line.rolling, line.late, line.late_at = Rolling(values[2]), values[3], values[4]
+        line.scope, line.rolling, line.late, line.late_at = Scope(*values[2]), Rolling(values[3]), values[4], values[5]
     elif name == "answers":
         ages = (dict(zip(("counts", "weight"), kept, strict=True)) for kept in values[:2])
         line.answers, line.spoken = (answers_from_json(kept, config.silence) for kept in ages)

@@ -17,7 +17,7 @@ from typing import Protocol
 from ..outage.candidates import Routable, routable
 from ..outage.control import Control, ControlConfig, effective, logit_shift, lowered, reserve_probe, weight
 from ..outage.probe import Probe
-from ..outage.segment import segment_of
+from ..outage.segment import kin_of, segment_of
 from ..outage.states import View, quiet_until
 
 # %% ../../nbs/router/failover.ipynb #HealthSource
@@ -80,17 +80,18 @@ def scene_of(
     if source is None or now < source.view.quiet_until:
         return None
     view, config = source.view, source.view.config
-    name = segment_of(currency, bin_, config.segment.bin_digits) if bin_ else ""
+    name = segment_of(currency, bin_, config.segment.bin_digits)
     states = {}
     for code in candidates:
-        state, outlet = view.controls.get(code), view.outlets.get(code, {}).get(name)
-        if outlet is not None and binds(outlet, state, now, config.control):
-            state = outlet
+        state, outlets = view.controls.get(code), view.outlets.get(code, {})
+        for outlet in (outlets[key] for key in kin_of(name) if key in outlets):
+            if binds(outlet, state, now, config.control):
+                state = outlet
         if state is not None and now >= quiet_until(state):
             states[code] = state
     return Scene(source, view, states, name, now)
 
-
+# %% ../../nbs/router/failover.ipynb #binds
 def binds(
     outlet: Control,  # of the segment
     state: Control | None,  # of the processor

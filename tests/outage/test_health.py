@@ -62,6 +62,47 @@ def test_one_bin_takes_its_segment_out_and_no_processor(health):
     assert states(health, 20.0)["WORLDPAY"].segments == {"MXN:415231": "down"}
 
 
+def mixed(health, failing, times, now=0.0):
+    """Payments in dollars and pesos by turns, one a second, of many cards; those in `failing` currencies fail."""
+    told = []
+    for n in range(times):
+        currency = ("USD", "MXN")[n % 2]
+        facts = {"currency": currency, "bin": str(400_000 + 7 * n)}
+        kind = "technical" if currency in failing else "ok"
+        told += outcome(health, Ended("WORLDPAY", now + n - 0.5, kind, **facts), now + n)
+    return told
+
+
+def test_a_currency_that_fails_alone_is_taken_out_alone(health, config):
+    told = mixed(health, {"USD"}, 60)
+    assert [(t.key, t.after) for t in told] == [("WORLDPAY|USD", "down")]
+    assert set(modes(health).values()) == {"up"}
+    assert states(health, 60.0)["WORLDPAY"].segments == {"USD": "down"}
+    assert view(health).outlets["WORLDPAY"].keys() == {"USD"}
+    again = open_health(config, CODES)
+    assert not load_parts(again, [(part, save_part(health, part)) for part in parts_of(health)])
+    assert dumped(again) == dumped(health)
+
+
+def test_a_processor_that_fails_in_all_currencies_is_taken_out(health):
+    assert ("WORLDPAY", "down") in [(t.key, t.after) for t in mixed(health, {"USD", "MXN"}, 12)]
+
+
+def test_a_currency_is_tried_and_comes_back(health):
+    mixed(health, {"USD"}, 60)
+    assert reserve(health, "WORLDPAY", "MXN:400007", 120.0, 0.5) is None
+    now = 120.0
+    while health.lines["WORLDPAY"].outlets["USD"].mode == "down":
+        probe = reserve(health, "WORLDPAY", "USD:400007", now, 0.5)
+        if probe:
+            assert probe.id.startswith("WORLDPAY|USD#")
+            ended = Ended("WORLDPAY", now, "ok", currency="USD", bin="400007", probe=probe.id)
+            outcome(health, ended, now + 1.0)
+        now += 2.0
+        assert now < 200
+    assert health.lines["WORLDPAY"].outlets["USD"].mode == "recovering"
+
+
 def test_many_bins_take_the_processor_out(health):
     for n in range(8):
         outcome(health, Ended("WORLDPAY", n - 0.5, "technical", currency="MXN", bin=str(415231 + n)), float(n))

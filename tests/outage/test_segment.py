@@ -63,7 +63,7 @@ def test_parameters_out_of_range_or_unknown_are_refused(wrong):
 
 def test_a_segment_is_currency_and_bin_group():
     assert segment_of("MXN", "41523199") == segment_of("MXN", "415231") == "MXN:415231"
-    assert segment_of("USD", "415231", 4) == "USD:4152" and segment_of("USD", "") == "USD:"
+    assert segment_of("USD", "415231", 4) == "USD:4152" and segment_of("USD", "") == "USD"
 
 
 def test_a_dead_processor_is_found_in_three_to_five_attempts():

@@ -140,6 +140,17 @@ def test_only_the_dead_segment_is_left(config, policy):
     assert decide(other, now=101.0, policy=policy, predictor=Fixed(), health=source).ranking[0].processor == "WORLDPAY"
 
 
+def test_a_dead_currency_binds_all_its_cards(config, policy):
+    outlet = step(Control("WORLDPAY|MXN"), Alarm("technical", 4, 4), 100.0, config.control)[0]
+    source = Source(config, {}, {"WORLDPAY": {"MXN": outlet}})
+    for card in (PAYMENT["card"], {"bin": "545454", "brand": "VISA"}):
+        found = decide(PAYMENT | {"card": card}, now=101.0, policy=policy, predictor=Fixed(), health=source)
+        assert found.excluded[-1].reason == "segment_down" and found.ranking[0].processor == "MIT"
+    dollars = PAYMENT | {"order": PAYMENT["order"] | {"currency": "USD"}}
+    found = decide(dollars, now=101.0, policy=policy, predictor=Fixed(), health=source)
+    assert found.ranking[0].processor == "WORLDPAY"
+
+
 def test_a_degraded_one_is_lowered_and_the_record_says_so(config, policy):
     source = Source(config, {"WORLDPAY": state_of("degraded", "WORLDPAY", config)})
     found = decide(PAYMENT, now=100.0, policy=policy, predictor=Fixed(), health=source)

@@ -335,7 +335,7 @@ def blamed(
     return {"": Alarm("technical", severity=severity(line.detector, config.technical))}
 
 # %% ../../nbs/outage/health.ipynb #WHOLE_EVERY
-WHOLE_EVERY = 256  # outcomes
+WHOLE_EVERY = 384  # outcomes
 
 
 def taken_in(

@@ -42,7 +42,7 @@ from smartrouter.feedback.store import (
 from smartrouter.feedback.tables import ROUTED
 from smartrouter.outage import health as engine
 from smartrouter.outage.config import load_config
-from smartrouter.outage.health import UnknownProcessor, open_health
+from smartrouter.outage.health import WHOLE_EVERY, UnknownProcessor, open_health
 from smartrouter.outage.override import make_override
 from smartrouter.outage.saved import load_parts, parts_of, save_part
 from smartrouter.outage.signal import build_taxonomy
@@ -285,14 +285,14 @@ def test_two_workers_make_of_batches_what_one_engine_makes_of_the_log(tmp_path_f
 def test_what_is_written_in_pieces_is_whole_for_whoever_comes_late(open_keepers):
     keepers, other = open_keepers(), open_keepers()
     rng = random.Random(7)
-    for number in range(300):  # 90 BINs, 64 are kept; a whole board with every 128th outcome
-        turn = other if number in (20, 290) else keepers
+    for number in range(WHOLE_EVERY + 40):  # 90 BINs, 64 are kept
+        turn = other if number in (20, WHOLE_EVERY + 30) else keepers
         post(turn, number, "approved" if rng.random() < 0.9 else "declined")
     kept = [part for code, part in parts(keepers) if part.startswith("segment:")]
     assert len(kept) == CONFIG.segment.most
     check_replay(keepers)
     assert written(other.of["volaris"].health) != written(keepers.of["volaris"].health)  # it has not looked since
-    tick(other, "volaris", {}, NOW + 300)
+    tick(other, "volaris", {}, NOW + WHOLE_EVERY + 40)
     assert written(other.of["volaris"].health) == written(keepers.of["volaris"].health)
 
 

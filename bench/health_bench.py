@@ -4,6 +4,7 @@ python -m bench.main --part feedback      # a minute
 python -m bench.main --part durability    # 100,000 events, four processes, fifty kills: some minutes
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -136,9 +137,9 @@ def feedback() -> list[dict[str, Any]]:
             found = timed_ways(url, events)
     rows = []
     for way, bar in (("without health", None), ("with health", 1.0), ("with health, two workers in turn", 1.0)):
-        (p50, cpu50), (p99, cpu99) = np.percentile(np.array(found[way]) * 1000, [50, 99], axis=0)
-        text = f"p50 {p50:.3f} ms, p99 {p99:.3f} ms (of the processor's time {cpu50:.3f} and {cpu99:.3f}) "
-        text += f"over {len(found[way])}, load {os.getloadavg()[0]:.1f}"
+        (p50, cpu50), (p99, cpu99), (rare, _) = np.percentile(np.array(found[way]) * 1000, [50, 99, 99.9], axis=0)
+        text = f"p50 {p50:.3f} ms, p99 {p99:.3f} ms (of the processor's time {cpu50:.3f} and {cpu99:.3f}), "
+        text += f"p99.9 {rare:.1f} ms over {len(found[way])}, load {os.getloadavg()[0]:.1f}"
         name = f"feedback transaction {way}"
         rows.append(parts.row(name, "" if bar is None else "p99 <= 1 ms", text, None if bar is None else p99 <= bar))
     return [*rows, seen_by_another()]
@@ -192,6 +193,8 @@ def timed_ways(url: str, events: list[Feedback]) -> dict[str, list[tuple[float, 
     """Seconds, and seconds of the processor's time, of each transaction, the ways in turn."""
     first, second = worker(url), worker(url)
     found: dict[str, list[tuple[float, float]]] = {}
+    gc.collect()
+    gc.freeze()  # as the service does
     for number, event in enumerate(events):
         turn = number % 6 if number >= KNOWN else -1
         way = ("without health", "with health", "with health, two workers in turn")[max(turn, 0) % 3]
@@ -204,6 +207,7 @@ def timed_ways(url: str, events: list[Feedback]) -> dict[str, list[tuple[float, 
             found.setdefault(way, []).append(taken)
     for keepers in (first, second):
         keepers.store.close()
+    gc.unfreeze()
     return found
 
 

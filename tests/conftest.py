@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -112,3 +115,99 @@ def redis_server(tmp_path):
     yield server
     if server.process.poll() is None:
         server.stop()
+
+
+POSTGRES = Path("/usr/lib/postgresql")  # where Debian's package puts its programs, by version
+
+
+class PostgresServer:
+    """A PostgreSQL of our own on a free port of 127.0.0.1, which keeps nothing."""
+
+    def __init__(self, programs):
+        self.programs, self.folder = programs, Path(tempfile.mkdtemp(prefix="smartrouter-postgres-"))
+        self.user = "postgres" if os.geteuid() == 0 else None  # the server refuses to run as root
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"postgresql+psycopg://tests@127.0.0.1:{self.port}/postgres"
+        self.process = None
+
+    def start(self):
+        """Make an empty cluster and start it."""
+        if self.user:
+            shutil.chown(self.folder, self.user)
+        place = ["-D", str(self.folder / "data")]
+        made = ["-U", "tests", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+        quiet = {"user": self.user, "cwd": "/", "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run([self.programs / "initdb", *place, *made], check=True, **quiet)
+        options = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off"}
+        given = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        self.process = subprocess.Popen([self.programs / "postgres", *place, *given], **quiet)
+        while self.process.poll() is None and not self.answers():
+            time.sleep(0.05)
+        return self
+
+    def answers(self):
+        """Whether it takes connections."""
+        import psycopg
+
+        try:
+            psycopg.connect(self.url.replace("+psycopg", "")).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def empty(self):
+        """Drop all tables."""
+        import psycopg
+
+        with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute("DROP SCHEMA public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+
+    def stop(self):
+        """End it, whoever is connected."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait()
+        shutil.rmtree(self.folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_of_all():
+    """One server a session, emptied by whoever uses it."""
+    found = sorted(POSTGRES.glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed")
+    server = PostgresServer(found[-1].parent).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def empty_store(request, tmp_path):
+    """The URL of an empty database: empty_store("sqlite") or empty_store("postgresql")."""
+
+    def find(kind):
+        if kind == "sqlite":
+            return f"sqlite:///{tmp_path / 'store.db'}"
+        server = request.getfixturevalue("postgres_of_all")
+        server.empty()
+        return server.url
+
+    return find
+
+
+@pytest.fixture
+def open_store():
+    """Bring a database to this release and open it; closed at the end."""
+    from smartrouter.feedback.store import Store, upgrade
+
+    made = []
+
+    def open_at(url):
+        upgrade(url)
+        made.append(Store(url))
+        return made[-1]
+
+    yield open_at
+    for store in made:
+        store.close()

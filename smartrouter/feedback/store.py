@@ -268,7 +268,7 @@ class Keeping(Protocol):
         """`ordered`, and what is to be done around it."""
 
     def count(self, cursor: Any, rows: Sequence[Mapping[str, Any]], now: float) -> None:
-        """Take in what was counted: rows with matched_id, stage, processor, received_at and body."""
+        """Take in what was counted: rows with matched_id, routed, stage, processor, received_at and body."""
 
 
 def feedback_row(
@@ -317,7 +317,7 @@ def save_event(
     row: dict[str, Any],  # of the inbox
 ) -> Receipt:
     """Insert one event, match it and append its outcome."""
-    row["matched_id"] = find_prediction(store, cursor, row)
+    row["matched_id"], *row["routed"] = find_prediction(store, cursor, row) or [None]
     cursor.execute(store.sql["add_feedback"], row)
     added = cursor.fetchone()
     if added is None:
@@ -332,8 +332,8 @@ def find_prediction(
     store: Store,
     cursor: Any,  # inside a transaction
     row: Mapping[str, Any],  # of the inbox
-) -> str | None:
-    """The prediction an event speaks of: by its id, else the merchant's attempt id, else transaction and sequence."""
+) -> Sequence[Any] | None:
+    """Id of the prediction an event speaks of, by its own, the attempt's or transaction and sequence; then `ROUTED`."""
     tries = (
         ("by_prediction", row["prediction_id"] is not None),
         ("by_attempt", None not in (row["merchant_id"], row["attempt_id"])),
@@ -344,7 +344,7 @@ def find_prediction(
             cursor.execute(store.sql[name], {**row, "model_type": "processor_selector"})
             found = cursor.fetchone()
             if found:
-                return found[0]
+                return found
     return None
 
 
@@ -379,7 +379,7 @@ def reconcile(
         for name in ("waiting_prediction", "waiting_attempt"):
             cursor.execute(store.sql[name], {"most": most})
             for values in cursor.fetchall():
-                row = dict(zip(WAITING, values, strict=True))
+                row = {**dict(zip(WAITING, values, strict=False)), "routed": values[len(WAITING) :]}
                 if append_outcome(store, cursor, row["id"], row["matched_id"], row) == "counted":
                     counted.append(row)
                 cursor.execute(store.sql["match"], {"row": row["id"], "found": row["matched_id"]})

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['BINS', 'MOST_VALUES', 'MATERIAL', 'ERROR_RATE', 'REQUEST_COLUMNS', 'ReferenceMissing', 'summarise', 'counted',
-           'stability', 'compare', 'feature_frame', 'reference_of', 'read_reference', 'request_frame', 'field_of']
+           'stability', 'compare', 'feature_frame', 'reference_of', 'read_reference']
 
 # %% ../../nbs/monitor/skew.ipynb #imports
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -164,26 +164,3 @@ def read_reference(
     if not {"rows", "contract", "features", "requests"} <= set(found):
         raise ReferenceMissing(f"{path} holds {sorted(found)}", "rows, contract, features and requests", remedy)
     return dict(found)
-
-# %% ../../nbs/monitor/skew.ipynb #request_frame
-def request_frame(
-    bodies: Iterable[str],  # JSON of predict requests, such as the store's predictions.request
-) -> pd.DataFrame:
-    """One row a request with the columns of REQUEST_COLUMNS; null where a request lacks the field."""
-    rows: list[list[Any]] = []
-    paths = [(NUMBERS | TEXTS)[name].split(".") for name in REQUEST_COLUMNS]
-    for body in bodies:
-        request = json.loads(body)
-        rows.append([field_of(request, path) for path in paths])
-    return pd.DataFrame(rows, columns=list(REQUEST_COLUMNS), dtype=object)
-
-
-def field_of(
-    request: Mapping[str, Any],
-    path: Sequence[str],  # section and key
-) -> Any:
-    """One field of a request, None where it is absent."""
-    found: Any = request
-    for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Part', 'ON_TIME', 'MOST_HELD', 'WHOLE_EVERY', 'FLOWING', 'LOST', 'Line', 'Health', 'fresh_line', 'open_health',
            'incident_of', 'joined', 'moved', 'forget', 'Ended', 'approved_or_issuer', 'outcome', 'lateness',
-           'learn_age', 'outlined', 'weighed', 'blamed', 'taken_in', 'note', 'judged', 'whole_shift', 'tick',
+           'learn_age', 'outlined', 'kept_as', 'weighed', 'blamed', 'taken_in', 'note', 'judged', 'whole_shift', 'tick',
            'let_go_of', 'listened', 'others_answer', 'silenced', 'resumed', 'gap_begins', 'comes_through', 'gap_ends',
            'payments_per_s', 'reserve', 'give_back', 'UnknownProcessor', 'force']
 
@@ -79,6 +79,7 @@ class Line:
     spoken: Answers  # without technical failures: when an answer is late
     rolling: Rolling = field(default_factory=Rolling)
     segments: dict[str, Segment] = field(default_factory=dict)  # currency and BIN group; latest seen last
+    slots: dict[str, int] = field(default_factory=dict)  # segment -> the number under which it is kept
     scope: Scope = field(default_factory=Scope)  # whose payments fail
     outlets: dict[str, Control] = field(default_factory=dict)  # states of the segments that failed lately
     held: list[list[Any]] = field(default_factory=list)  # late answers that wait to be learned: [seconds, technical]
@@ -190,7 +191,7 @@ def forget(
     line = health.lines[code]
     for key in [key for key in line.segments if not name or name in kin_of(key)]:
         del line.segments[key]
-        health.dirty.add((code, f"segment:{key}"))
+        health.dirty.add((code, f"segment:{line.slots.pop(key):02d}"))
     line.scope = Scope()
     health.dirty.add((code, "technical"))
     if not name:
@@ -313,10 +314,20 @@ def outlined(
     """Give one outcome to its segment; return (failure probability that the segment explains, alarm raised)."""
     segments, config = health.lines[code].segments, health.config.segment
     expected = min(segment.baseline(segments, name, p0, config), 0.999)
-    oldest = next(iter(segments), name)
     found = segment.observe(segments, name, failed, p0, threshold=bound, config=config)
-    health.dirty |= {(code, f"segment:{key}") for key in (name, oldest if oldest not in segments else name)}
+    health.dirty.add((code, kept_as(health.lines[code], name)))
     return expected, found.raised
+
+
+def kept_as(
+    line: Line,  # its slots are changed in place
+    name: str,  # one of its segments
+) -> str:
+    """The part in which a segment is kept; a new one takes the place of one that was dropped."""
+    if name not in line.slots:
+        free = {line.slots.pop(key) for key in line.slots.keys() - line.segments.keys()}
+        line.slots[name] = min(free or set(range(len(line.slots) + 1)) - set(line.slots.values()))
+    return f"segment:{line.slots[name]:02d}"
 
 # %% ../../nbs/outage/health.ipynb #weighed
 def weighed(
@@ -360,7 +371,7 @@ def blamed(
     return {"": Alarm("technical", severity=severity(line.detector, config.technical))}
 
 # %% ../../nbs/outage/health.ipynb #WHOLE_EVERY
-WHOLE_EVERY = 128  # outcomes
+WHOLE_EVERY = 384  # outcomes
 
 
 def taken_in(
@@ -420,7 +431,7 @@ def whole_shift(
 ) -> float:
     """Return the logits, at most 0, by which the approval probability of a typical payment falls."""
     p = config.control.typical_approval
-    fallen = approval.lowered(p, shift, config.approval.issuer_share)
+    fallen = approval.approval_in_drop(p, shift, config.approval.issuer_share)
     return min(math.log(fallen / (1 - fallen)) - math.log(p / (1 - p)), 0.0)
 
 # %% ../../nbs/outage/health.ipynb #tick

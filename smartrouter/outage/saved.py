@@ -39,8 +39,8 @@ def save_part(
     if name == "answers":
         kept = [[ages.counts, ages.weight] for ages in (line.answers, line.spoken)]
         return [*kept, line.held, line.on_time]
-    found = line.segments.get(name.removeprefix("segment:"))
-    return None if found is None else found.as_json()
+    slot = int(name.removeprefix("segment:"))
+    return next(([key, *line.segments[key].as_json()] for key, kept in line.slots.items() if kept == slot), None)
 
 
 def parts_of(health: Health) -> list[Part]:
@@ -48,7 +48,7 @@ def parts_of(health: Health) -> list[Part]:
     parts: list[Part] = [("", "board"), ("", "gap")]
     for code, line in health.lines.items():
         parts += [(code, "control"), (code, "technical"), (code, "answers")]
-        parts += [(code, f"segment:{name}") for name in line.segments]
+        parts += [(code, f"segment:{line.slots[key]:02d}") for key in line.segments]
     return parts
 
 # %% ../../nbs/outage/saved.ipynb #load_part
@@ -62,7 +62,7 @@ def load_part(
     if not code:
         if name == "gap":
             health.gap = values
-        elif name == "board":
+        elif name == "board" and values[0] != health.judged:  # else it is known from its outcomes
             health.judged = values[0]
             known = {key: kept for key, kept in values[1].items() if key in health.board}
             health.board |= {key: approval.from_json(kept, health.config.approval) for key, kept in known.items()}
@@ -84,9 +84,12 @@ def load_part(
         line.answers, line.spoken = (answers_from_json(kept, config.silence) for kept in ages)
         line.held, line.on_time = values[2], values[3]
     else:
-        line.segments.pop(name.removeprefix("segment:"), None)
+        slot, new = int(name.removeprefix("segment:")), values[:1] if values else []
+        for key in [key for key, kept in line.slots.items() if kept == slot or key in new]:
+            del line.segments[key], line.slots[key]
         if values is not None:
-            line.segments[name.removeprefix("segment:")] = segment.from_json(values, config.segment)
+            found = segment.from_json(values[1:], config.segment)
+            line.segments[values[0]], line.slots[values[0]] = found, slot
 
 # %% ../../nbs/outage/saved.ipynb #load_parts
 def load_parts(

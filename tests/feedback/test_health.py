@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import random
 import threading
 import time
@@ -41,12 +40,11 @@ from smartrouter.feedback.store import (
     save_prediction,
     upgrade,
 )
-from smartrouter.feedback.tables import METADATA
-from smartrouter.monitor.outbox import ALERTS
+from smartrouter.feedback.tables import ROUTED
 from smartrouter.outage import health as engine
 from smartrouter.outage.config import load_config
 from smartrouter.outage.control import Alarm
-from smartrouter.outage.health import UnknownProcessor, open_health
+from smartrouter.outage.health import WHOLE_EVERY, UnknownProcessor, open_health
 from smartrouter.outage.override import make_override
 from smartrouter.outage.saved import load_parts, parts_of, save_part
 from smartrouter.outage.signal import build_taxonomy
@@ -54,7 +52,6 @@ from smartrouter.outage.watch import Watch, started
 from tests.conftest import ROOT
 
 NOW = 1_776_254_400.0
-SERVER = os.environ.get("TEST_POSTGRES_URL", "")  # an empty database of a server; its tables are dropped
 CONFIG = load_config(ROOT / "params/outage/default.yaml")
 CODES = ("WORLDPAY", "MIT", "ELAVON")
 STATUSES = ("approved", "declined", "error")
@@ -67,17 +64,8 @@ def place(request):
 
 
 @pytest.fixture
-def url(place, tmp_path):
-    if place != "postgresql":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    if not SERVER:
-        pytest.skip("TEST_POSTGRES_URL names no database")
-    dropped = sa.create_engine(SERVER)
-    with dropped.begin() as connection:
-        for table in (*METADATA.tables, *ALERTS.metadata.tables, "alembic_version"):
-            connection.execute(sa.text(f"DROP TABLE IF EXISTS {table} CASCADE"))
-    dropped.dispose()
-    return SERVER
+def url(place, empty_store):
+    return empty_store("postgresql" if place == "postgresql" else "sqlite")
 
 
 @pytest.fixture
@@ -104,15 +92,19 @@ def keepers(open_keepers):
     return open_keepers()
 
 
+def request_of(**card):
+    """The request of a payment."""
+    return json.dumps({"order": {"currency": "MXN"}, "card": {"brand": "VISA", **card}})
+
+
 def payment(number, **values):
     """A stored answer, WORLDPAY first; cards of many BINs."""
-    card = {"bin": str(415200 + number % 90), "brand": "VISA", "bank": f"BANK{number % 3}"}
     row = {
         "prediction_id": f"p{number}",
         "merchant_id": "volaris",
         "transaction_id": f"tx-{number}",
         "request_hash": str(number),
-        "request": json.dumps({"order": {"currency": "MXN"}, "card": card}),
+        "request": request_of(bin=str(415200 + number % 90), bank=f"BANK{number % 3}"),
         "response": "{}",
         "ranking": '["WORLDPAY","MIT"]',
         "probabilities": "[0.8,0.7]",
@@ -165,6 +157,14 @@ def told_to(keepers):
 def parts(keepers):
     """Everything that is kept."""
     return {part: json.loads(to_json(values)) for part, values in keepers.whole("volaris") if values is not None}
+
+
+def raw_parts(keepers):
+    """Every name that is kept, also of what is gone."""
+    if keepers.kind == "redis":
+        return [tuple(name.split("|", 1)) for name in keepers.redis.zrange("smartrouter:{volaris}:order", 0, -1)]
+    with keepers.store.engine.connect() as connection:
+        return connection.execute(sa.text("SELECT processor, part FROM health")).all()
 
 
 def counted_in(keepers):
@@ -287,15 +287,42 @@ def test_two_workers_make_of_batches_what_one_engine_makes_of_the_log(tmp_path_f
 def test_what_is_written_in_pieces_is_whole_for_whoever_comes_late(open_keepers):
     keepers, other = open_keepers(), open_keepers()
     rng = random.Random(7)
-    for number in range(300):  # 90 BINs, 64 are kept; a whole board with every 128th outcome
-        turn = other if number in (20, 290) else keepers
+    for number in range(WHOLE_EVERY + 40):  # 90 BINs, 64 are kept
+        turn = other if number in (20, WHOLE_EVERY + 30) else keepers
         post(turn, number, "approved" if rng.random() < 0.9 else "declined")
     kept = [part for code, part in parts(keepers) if part.startswith("segment:")]
     assert len(kept) == CONFIG.segment.most
     check_replay(keepers)
     assert written(other.of["volaris"].health) != written(keepers.of["volaris"].health)  # it has not looked since
-    tick(other, "volaris", {}, NOW + 300)
+    tick(other, "volaris", {}, NOW + WHOLE_EVERY + 40)
     assert written(other.of["volaris"].health) == written(keepers.of["volaris"].health)
+
+
+def test_an_attack_with_thousands_of_cards_leaves_no_more_parts_than_are_kept(open_keepers):
+    keepers, behind = open_keepers(), open_keepers()
+    for number in range(400):
+        save_prediction(keepers.store, payment(number, request=request_of(bin=str(500_000 + number))))
+        worker = behind if number == 100 else keepers
+        save_feedback(worker.store, [event(number, "approved")], NOW + number + 0.8, worker)
+    names = [part for code, part in raw_parts(keepers) if part.startswith("segment:")]
+    assert len(names) == CONFIG.segment.most == len(keepers.of["volaris"].health.lines["WORLDPAY"].segments)
+    tick(behind, "volaris", {}, NOW + 401)  # 299 segments came and 299 went since it looked
+    assert written(behind.of["volaris"].health) == written(keepers.of["volaris"].health)
+    check_replay(keepers)
+
+
+def test_segments_that_are_forgotten_are_gone_for_everybody(open_keepers):
+    keepers, other = open_keepers(), open_keepers()
+    for number in range(5):
+        post(keepers, number, "approved")
+    tick(other, "volaris", {}, NOW + 6)
+    keepers.step("volaris", lambda health: (engine.forget(health, "WORLDPAY", ""), ()))
+    tick(other, "volaris", {}, NOW + 7)
+    assert not other.of["volaris"].health.lines["WORLDPAY"].segments
+    post(keepers, 7, "approved")
+    tick(other, "volaris", {}, NOW + 9)
+    assert written(other.of["volaris"].health) == written(keepers.of["volaris"].health)
+    assert len([part for _, part in raw_parts(keepers) if part.startswith("segment:")]) <= 5
 
 
 # -- at the same time ----------------------------------------------------------------------------------------------
@@ -370,6 +397,7 @@ def test_what_is_rolled_back_is_forgotten_here_and_there(open_keepers):
         save_prediction(first.store, payment(number + attempt))
     with pytest.raises(RuntimeError), first.writing() as cursor:
         row = {"matched_id": f"p{number + 1}", "stage": "processor", "processor": "WORLDPAY", "received_at": NOW + 30}
+        row["routed"] = [payment(number + 1)[name] for name in ROUTED]
         first.count(cursor, [{**row, "body": '{"status":"error"}'}], NOW + 30)
         raise RuntimeError("the process is told to stop here")
     assert parts(first) == before and len(told) == lines

@@ -10,7 +10,15 @@ from pydantic_core import to_json
 from smartrouter.feedback import store as store_module
 from smartrouter.feedback.health import known_states, latest, refresh, reserve, tick
 from smartrouter.feedback.outcome import Feedback
-from smartrouter.feedback.shared import SWEEP_S, TRIES, HealthUrlRefused, SharedKeepers, connect
+from smartrouter.feedback.shared import (
+    COUNTED_S,
+    SWEEP_S,
+    TRIES,
+    HealthUrlRefused,
+    SharedKeepers,
+    connect,
+    moved_to,
+)
 from smartrouter.feedback.store import Store, StoreUnavailable, counts, save_feedback, save_prediction, upgrade
 from smartrouter.outage.health import open_health
 from smartrouter.outage.saved import load_parts, parts_of, save_part
@@ -197,6 +205,20 @@ def test_outcomes_that_waited_too_long_are_counted_and_flip_nothing(start):
     assert mode(keepers) == "up" and told_to(keepers) == []
     states = known_states(keepers, "volaris", NOW + 31 + CONFIG.watch.stale_s)
     assert states["WORLDPAY"].scores[5]["attempts"] == 20
+
+
+def test_what_may_have_been_forgotten_is_counted_no_second_time(start):
+    keepers = start()
+    for number in range(3):
+        post(keepers, number, "approved")
+    keys = [*keepers.redis.scan_iter("*counted:*")]
+    assert len(keys) == 3 and all(0 < keepers.redis.ttl(key) <= COUNTED_S for key in keys)
+    keepers.redis.delete(*keys)  # their hour is over
+    moved_to(keepers, 0)  # and whoever carries over had stopped before them
+    for _ in range(2):
+        keepers.swept_at = -SWEEP_S
+        keepers.carry(NOW + COUNTED_S)
+    assert attempts(keepers) == 3
 
 
 def test_what_came_before_the_first_worker_is_nobodys_business(url, redis_url):

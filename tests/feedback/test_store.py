@@ -38,7 +38,6 @@ from smartrouter.feedback.tables import METADATA, PREDICTIONS, UrlRefused, migra
 from smartrouter.monitor.outbox import ALERTS
 
 NOW = 1_776_254_400.0
-SERVER = os.environ.get("TEST_POSTGRES_URL", "")  # an empty database of a server; its tables are dropped
 
 
 def prediction(transaction="tx-1", body="{}", **values):
@@ -66,34 +65,18 @@ def event(prediction_id="p1", event_id="e1", **values):
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    if not SERVER:
-        pytest.skip("TEST_POSTGRES_URL names no database")
-    engine = sa.create_engine(SERVER)
-    with engine.begin() as connection:
-        for table in ("alerts", *METADATA.tables, "alembic_version"):
-            connection.execute(sa.text(f"DROP TABLE IF EXISTS {table} CASCADE"))
-    engine.dispose()
-    return SERVER
+def url(request, empty_store):
+    return empty_store(request.param)
 
 
 @pytest.fixture
-def store(url):
-    upgrade(url)
-    opened = Store(url)
-    yield opened
-    opened.close()
+def store(url, open_store):
+    return open_store(url)
 
 
 @pytest.fixture
-def file_store(tmp_path):
-    url = f"sqlite:///{tmp_path / 'store.db'}"
-    upgrade(url)
-    opened = Store(url)
-    yield opened
-    opened.close()
+def file_store(empty_store, open_store):
+    return open_store(empty_store("sqlite"))
 
 
 # -- the same for every database -----------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import json
-import os
 import random
 import re
 import socket
@@ -46,26 +45,13 @@ spec = importlib.util.spec_from_file_location("alert_stubs", Path(__file__).with
 stubs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(stubs)
 NOON, Stub, change = stubs.NOON, stubs.Stub, stubs.change
-SERVER = os.environ.get("TEST_POSTGRES_URL", "")  # an empty database of a server; its tables are dropped
 PACE = Pace()
 SECRET = "s3cr3tpath"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def store(request, tmp_path):
-    url = f"sqlite:///{tmp_path / 'store.db'}"
-    if request.param == "postgresql":
-        if not SERVER:
-            pytest.skip("TEST_POSTGRES_URL names no database")
-        url, engine = SERVER, sa.create_engine(SERVER)
-        with engine.begin() as connection:
-            connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-            connection.execute(sa.text("CREATE SCHEMA public"))
-        engine.dispose()
-    upgrade(url)
-    opened_store = Store(url)
-    yield opened_store
-    opened_store.close()
+def store(request, empty_store, open_store):
+    return open_store(empty_store(request.param))
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from smartrouter.monitor.skew import (
     feature_frame,
     read_reference,
     reference_of,
-    request_frame,
     stability,
     summarise,
 )
@@ -131,11 +130,3 @@ def test_a_release_without_a_reference_is_told(tmp_path, content):
         (tmp_path / "reference.json").write_text(content)
     with pytest.raises(ReferenceMissing, match=r"reference\.json"):
         read_reference(tmp_path)
-
-
-def test_requests_become_columns():
-    bodies = ['{"order": {"amount": "12.5", "currency": "MXN"}, "card": {"bank": null}}', '{"user": null}']
-    frame = request_frame(bodies)
-    assert frame["amount"].tolist() == ["12.5", None] and frame["currency"].tolist() == ["MXN", None]
-    assert frame["bank"].isna().all() and len(frame) == 2
-    assert counted(frame["amount"], REFERENCE["amount"]).sum() == 2

@@ -15,12 +15,12 @@ from bench.approval_bench import CONFIG, Pairs, card_testing, drop, issuer_down,
 from smartrouter.outage.approval import (
     ApprovalConfig,
     ApprovalRefused,
+    approval_in_drop,
     calm,
     contrast,
     expected_decline,
     fresh,
     from_json,
-    lowered,
     mixture,
     significance,
     update,
@@ -232,8 +232,8 @@ def test_one_stratum_is_the_two_sample_z(own, mine, peers, theirs):
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0, 1), st.floats(0, 6), st.floats(0.01, 1))
 def test_a_shift_lowers_the_approval_by_the_odds_of_the_issuers(approval, shift, share):
-    low = lowered(approval, shift, share)
-    assert -1e-12 <= low <= approval + 1e-12 and lowered(approval, 0.0, share) == pytest.approx(approval)
+    low = approval_in_drop(approval, shift, share)
+    assert -1e-12 <= low <= approval + 1e-12 and approval_in_drop(approval, 0.0, share) == pytest.approx(approval)
     p0 = expected_decline(approval, share)
     assert 0 <= p0 <= 1
     if 0.01 < approval < 0.99:

@@ -273,7 +273,7 @@ def test_changed_odds_ratios_start_the_parts_fresh(config, health):
         name: getattr(config, name).model_copy(update={"odds_ratios": (2.0, 9.0)}) for name in ("approval", "segment")
     }
     other = open_health(config.model_copy(update=shorter), CODES)
-    assert set(load_parts(other, saved)) == {("", "board"), ("MIT", "segment:MXN:415231")}
+    assert set(load_parts(other, saved)) == {("", "board"), ("MIT", "segment:00")}
     outcome(other, Ended("MIT", 60.0, "issuer", 0.8, "MXN", "415231", "BBVA"), 61.0)
 
 

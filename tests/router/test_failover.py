@@ -13,7 +13,7 @@ from smartrouter.outage.probe import Probe
 from smartrouter.outage.states import View
 from smartrouter.router.decide import decide
 from smartrouter.router.failover import place, scene_of, shifted
-from smartrouter.router.live import Router, SnapshotRefused
+from smartrouter.router.live import NobodyTakesIt, Router, SnapshotRefused
 from smartrouter.rules.policy import load_policy
 
 CODES = ["WORLDPAY", "MIT", "ELAVON"]
@@ -256,3 +256,31 @@ def test_an_override_wins_in_the_next_decision(policy, config):
     assert router.decide(PAYMENT, 10.1).ranking[0].processor == "MIT"
     router.force("WORLDPAY", None, 11.0, "ana", "over")
     assert router.states(11.0)["WORLDPAY"].state == "recovering"
+
+
+def test_a_probe_that_is_not_sent_is_given_back(config, policy):
+    router = Router(policy, config, rng=Random(7))
+    for n in range(20):
+        card = {**PAYMENT["card"], "bin": str(400_000 + n)}
+        decision = router.decide({**PAYMENT, "card": card}, n / 10)
+        router.started(str(n), {**PAYMENT, "card": card}, decision, n / 10)
+        router.outcome(str(n), "error" if decision.ranking[0].processor == "WORLDPAY" else "approved", n / 10)
+    what_if = next(d for n in range(2000) if (d := router.decide(PAYMENT, 60.0 + n)).probe)
+    at = next(p.at for p in router.view.controls["WORLDPAY"].probing.flying)
+    assert not router.decide(PAYMENT, at).probe  # it is reserved
+    router.give_back(what_if, at)
+    router.give_back(router.decide({**PAYMENT, "eligible_processors": ["MIT"]}, at), at)  # no probe: nothing happens
+    assert router.view.controls["WORLDPAY"].probing.flying == ()
+    again = next(d for n in range(2000) if (d := router.decide(PAYMENT, at + n)).probe)
+    assert again.probe != what_if.probe
+
+
+def test_a_payment_that_nobody_takes_was_not_sent(config, policy):
+    router = Router(policy, config, rng=Random(7))
+    payment = {**PAYMENT, "card": {"bin": "415231", "brand": "NOBODYS"}}
+    decision = router.decide(payment, 0.0)
+    assert decision.ranking == ()
+    with pytest.raises(NobodyTakesIt, match=r"brand_not_supported.*Send nothing"):
+        router.started("1", payment, decision, 0.0)
+    router.started("1", payment, decision, 0.0, processor="MIT")  # against the decision, and so be it
+    assert router.outcome("1", "approved", 1.0) == () and router.states(1.0)["MIT"].state == "up"

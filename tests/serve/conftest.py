@@ -146,22 +146,28 @@ def logfile(tmp_path):
 
 
 @pytest.fixture
-def make_app(settings, logfile):
-    """Build applications over the test's settings, closed at the end."""
+def open_app(settings, logfile):
+    """Start the service over the test's settings, with the package's own router unless told otherwise."""
     made = []
 
-    def make(**changes):
+    def start(parts=None, **changes):
         used = settings.model_copy(update=changes)
         upgrade(used.store)
         stream = open(logfile, "ab", buffering=0)  # noqa: SIM115
-        app = create_app(used, decide=fake_decide, load_model=fake_load, log=Log("info", stream.fileno()))
+        app = create_app(used, **(parts or {}), log=Log("info", stream.fileno()))
         made.append((app, stream))
         return app
 
-    yield make
+    yield start
     for app, stream in made:
         app.extensions["smartrouter"].close()
         stream.close()
+
+
+@pytest.fixture
+def make_app(open_app):
+    """The same with a stand-in for router and model."""
+    return partial(open_app, {"decide": fake_decide, "load_model": fake_load})
 
 
 @pytest.fixture

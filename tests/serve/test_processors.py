@@ -6,9 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from serve.app import create_app
-from serve.logs import Log
-from smartrouter.feedback.store import connect_file, upgrade
+from smartrouter.feedback.store import connect_file
 
 PREDICT, FEEDBACK, PROCESSORS = "/api/v1/ml/predict", "/api/v1/ml/feedback", "/api/v1/processors"
 WHO = {"who": "ana@example.com", "reason": "announced on the status page"}
@@ -20,25 +18,6 @@ def until(condition, seconds=10.0):
         time.sleep(0.01)
     assert found
     return found
-
-
-@pytest.fixture
-def open_app(settings, logfile):
-    """Start the service with the package's own router and no model: the policy's order, WORLDPAY first."""
-    running = []
-
-    def start(**changes):
-        used = settings.model_copy(update=changes)
-        upgrade(used.store)
-        stream = open(logfile, "ab", buffering=0)  # noqa: SIM115
-        app = create_app(used, log=Log("info", stream.fileno()))
-        running.append((app, stream))
-        return app
-
-    yield start
-    for app, stream in running:
-        app.extensions["smartrouter"].close()
-        stream.close()
 
 
 def pay(client, number, **changes):

@@ -3,30 +3,14 @@
 import pytest
 
 from serve import run
-from serve.app import create_app
-from serve.logs import Log
 from smartrouter.feedback.shared import HealthUrlRefused
-from smartrouter.feedback.store import upgrade
 from tests.serve.test_processors import FEEDBACK, PROCESSORS, WHO, kill, pay, report, state_of, until
 
 
 @pytest.fixture
-def open_host(settings, logfile, redis_server):
-    """Start the service as on one of several hosts, with the package's own router and no model."""
-    running = []
-
-    def start():
-        used = settings.model_copy(update={"health": redis_server.url})
-        upgrade(used.store)
-        stream = open(logfile, "ab", buffering=0)  # noqa: SIM115
-        app = create_app(used, log=Log("info", stream.fileno()))
-        running.append((app, stream))
-        return app.test_client()
-
-    yield start
-    for app, stream in running:
-        app.extensions["smartrouter"].close()
-        stream.close()
+def open_host(open_app, redis_server):
+    """Start the service as on one of several hosts."""
+    return lambda: open_app(health=redis_server.url).test_client()
 
 
 def test_an_outage_is_seen_by_every_host_and_told_once(open_host):

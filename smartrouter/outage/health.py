@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Part', 'ON_TIME', 'MOST_HELD', 'WHOLE_EVERY', 'FLOWING', 'LOST', 'Line', 'Health', 'fresh_line', 'open_health',
            'incident_of', 'joined', 'moved', 'forget', 'Ended', 'approved_or_issuer', 'outcome', 'lateness',
-           'learn_age', 'outlined', 'kept_as', 'weighed', 'blamed', 'taken_in', 'note', 'judged', 'whole_shift', 'tick',
-           'let_go_of', 'listened', 'others_answer', 'silenced', 'resumed', 'gap_begins', 'comes_through', 'gap_ends',
-           'payments_per_s', 'reserve', 'give_back', 'UnknownProcessor', 'force']
+           'learn_age', 'outlined', 'kept_as', 'weighed', 'blamed', 'overdue', 'taken_in', 'note', 'judged',
+           'whole_shift', 'tick', 'let_go_of', 'listened', 'others_answer', 'silenced', 'resumed', 'gap_begins',
+           'comes_through', 'gap_ends', 'payments_per_s', 'reserve', 'give_back', 'UnknownProcessor', 'force']
 
 # %% ../../nbs/outage/health.ipynb #imports
 import math
@@ -59,6 +59,7 @@ from smartrouter.outage.silence import (
     Answers,
     bin_of,
     fresh_answers,
+    later_than,
     learn_answer,
     may_reach,
     missing_share,
@@ -349,7 +350,9 @@ def weighed(
         learn(line.baseline, failed, now, evidence >= tech.suspicion * bound, tech)
     if raised:
         seen = line.segments[name]
-        told += moved(health, code, name, Alarm("technical", seen.failures, seen.attempts), now)
+        told += moved(
+            health, code, name, Alarm("technical", seen.failures, seen.attempts, overdue=overdue(line, config)), now
+        )
     if evidence >= bound:
         for key, alarm in blamed(line, p0, config).items():
             told += moved(health, code, key, alarm, now)
@@ -365,10 +368,21 @@ def blamed(
 ) -> dict[str, Alarm]:
     """Return what to raise the alarm for: currencies that fail alone and badly, else "" for the whole processor."""
     found = confined_to(line.scope, p0, config.segment)
-    alarms = {currency: Alarm("technical", *counted) for currency, counted in found.items()}
+    alarms = {
+        currency: Alarm("technical", *counted, overdue=overdue(line, config)) for currency, counted in found.items()
+    }
     if alarms and min(alarm.failing() for alarm in alarms.values()) >= config.control.down_severity:
         return alarms
-    return {"": Alarm("technical", severity=severity(line.detector, config.technical))}
+    failing = severity(line.detector, config.technical)
+    return {"": Alarm("technical", severity=failing, overdue=overdue(line, config))}
+
+
+def overdue(
+    line: Line,
+    config: Config,
+) -> float:
+    """Share of its healthy answers that come after the deadline of a probe: where outcomes travel by batch, many."""
+    return later_than(line.answers, config.control.probe.deadline_s, config.silence)
 
 # %% ../../nbs/outage/health.ipynb #WHOLE_EVERY
 WHOLE_EVERY = 384  # outcomes
@@ -497,7 +511,9 @@ def listened(
         return gap_begins(health, now)
     told: tuple[Transition, ...] = ()
     for code in (code for code, alone in verdicts.items() if alone):
-        told += moved(health, code, "", Alarm("silence", severity=certain[code]), now)
+        told += moved(
+            health, code, "", Alarm("silence", severity=certain[code], overdue=overdue(health.lines[code], config)), now
+        )
     return told
 
 # %% ../../nbs/outage/health.ipynb #FLOWING

@@ -104,6 +104,35 @@ def test_the_number_of_probes_follows_from_how_bad_it_was(failures, attempts, le
     assert least <= state.probing.made <= most
 
 
+@pytest.mark.parametrize(("overdue", "left"), [(0.0, 0), (0.1, 4)])
+def test_an_overdue_probe_is_no_proof_where_healthy_answers_are_often_late(overdue, left):
+    state, now = down(Alarm("technical", 9, 18, overdue=overdue)), NOW
+    for _ in range(4):
+        state, now, _ = probed(state, now)
+    state, probe = reserve_probe(state, state.probing.next_at, 0.5, 10.0, CONFIG)
+    state, now, _ = run(state, (0, Tick()), now=probe.deadline + 1)
+    assert state.mode == "down" and state.probing.run == left
+
+
+def test_late_answers_keep_nobody_out_for_ever_and_a_brown_out_in():
+    rng, wrong, tries = Random(7), 0, []
+    for failing, most in ((0.0, 400), (0.5, 20)):  # back; still out, with as many probes as half an hour has
+        for _ in range(60):
+            state, now, n = down(Alarm("technical", 9, 18, overdue=0.1)), NOW, 0
+            while state.mode == "down" and n < most:
+                now, n = max(now, state.probing.next_at), n + 1
+                state, probe = reserve_probe(state, now, 0.5, 10.0, CONFIG)
+                if probe is None:
+                    state, now, _ = run(state, (60.0, Tick()), now=now)
+                elif rng.random() < failing:
+                    state, now, _ = run(state, (0.1, Outcome("technical", now, probe=probe.id)), now=now)
+                elif rng.random() < 0.9:
+                    state, now, _ = run(state, (0.1, Outcome("ok", now, probe=probe.id)), now=now)
+            tries += [n] if not failing else []
+            wrong += bool(failing) and state.mode != "down"
+    assert max(tries) < 200 and wrong <= 5  # of 60, a tenth is the bar
+
+
 def test_lucky_ordinary_outcomes_do_not_restore_it():
     state, _, told = run(down(), *[(1, Outcome("ok", NOW + 1))] * 200)
     assert state.mode == "down" and told == []

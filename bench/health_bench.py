@@ -44,6 +44,7 @@ CONFIG = load_config(parts.ROOT / "params/outage/default.yaml")
 CODES = ("WORLDPAY", "MIT", "ELAVON", "AMEX", "SANTANDER")
 START, RATE = 1_776_254_400.0, 20.0  # epoch seconds, payments a second of simulated time
 WORKERS, EVENTS, KILLS = 4, 100_000, 60
+WAYS = ("without health", "with health", "with health, two workers in turn")
 MEASURED, KNOWN = 4000, 6000  # outcomes timed; outcomes before them, so that every table of the engine is full
 
 
@@ -132,11 +133,14 @@ def checkpoint(path: Path) -> None:
 def feedback() -> list[dict[str, Any]]:
     """The feedback transaction without health, with it, and with it where two workers take turns."""
     with tempfile.TemporaryDirectory(prefix="smartrouter-bench-") as folder:
-        url, events = prepare(Path(folder), KNOWN + 3 * MEASURED)
-        with checkpointed(Path(folder) / "store.db"):
-            found = timed_ways(url, events)
+        places = [Path(folder) / name for name in ("alone", "both")]
+        for place in places:
+            place.mkdir()
+        (one, events), (both, _) = (prepare(place, KNOWN + 3 * MEASURED) for place in places)
+        with checkpointed(places[0] / "store.db"), checkpointed(places[1] / "store.db"):
+            found = timed_ways((one, both), events)
     rows = []
-    for way, bar in (("without health", None), ("with health", 1.0), ("with health, two workers in turn", 1.0)):
+    for way, bar in zip(WAYS, (None, 1.0, 1.0), strict=True):
         (p50, cpu50), (p99, cpu99), (rare, _) = np.percentile(np.array(found[way]) * 1000, [50, 99, 99.9], axis=0)
         text = f"p50 {p50:.3f} ms, p99 {p99:.3f} ms (of the processor's time {cpu50:.3f} and {cpu99:.3f}), "
         text += f"p99.9 {rare:.1f} ms over {len(found[way])}, load {os.getloadavg()[0]:.1f}"
@@ -189,23 +193,23 @@ def look_on(url: str, told: Any) -> None:
         told.send(time.time())
 
 
-def timed_ways(url: str, events: list[Feedback]) -> dict[str, list[tuple[float, float]]]:
-    """Seconds, and seconds of the processor's time, of each transaction, the ways in turn."""
-    first, second = worker(url), worker(url)
-    found: dict[str, list[tuple[float, float]]] = {}
+def timed_ways(urls: tuple[str, str], events: list[Feedback]) -> dict[str, list[tuple[float, float]]]:
+    """Seconds, and those of the processor's time, of each transaction, the ways in turn; the last has its own store."""
+    alone, first, second = worker(urls[0]), worker(urls[1]), worker(urls[1])
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     gc.collect()
     gc.freeze()  # as the service does
     for number, event in enumerate(events):
-        turn = number % 6 if number >= KNOWN else -1
-        way = ("without health", "with health", "with health, two workers in turn")[max(turn, 0) % 3]
-        keepers = None if way == "without health" and turn >= 0 else second if turn == 5 else first
-        store = second.store if turn == 5 else first.store
+        if number < KNOWN:
+            for keepers in (alone, first):
+                save_feedback(keepers.store, [event], arrived(number), keepers)
+            continue
+        turn = number % 6
+        way, keepers = WAYS[turn % 3], (alone, alone, first, alone, alone, second)[turn]
         began, worked = time.perf_counter(), time.thread_time()
-        save_feedback(store, [event], arrived(number), keepers)
-        taken = time.perf_counter() - began, time.thread_time() - worked
-        if turn >= 0:
-            found.setdefault(way, []).append(taken)
-    for keepers in (first, second):
+        save_feedback(keepers.store, [event], arrived(number), None if way == WAYS[0] else keepers)
+        found[way].append((time.perf_counter() - began, time.thread_time() - worked))
+    for keepers in (alone, first, second):
         keepers.store.close()
     gc.unfreeze()
     return found

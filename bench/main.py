@@ -100,6 +100,13 @@ def drills() -> list[dict[str, Any]]:
     return drills()
 
 
+def favoured() -> list[dict[str, Any]]:
+    """Black holes at the processor that all payments prefer; see bench.favoured_bench."""
+    from bench.favoured_bench import favoured
+
+    return favoured()
+
+
 PARTS = {
     "world": parts.world,
     "features": parts.features,
@@ -118,6 +125,7 @@ PARTS = {
     "retrain": model_bench.retrain,
     "retrain_alone": model_bench.retrain_alone,
     "detect": detect,
+    "favoured": favoured,
     "feedback": feedback,
     "durability": durability,
     "redis": shared_health,

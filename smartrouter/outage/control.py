@@ -540,7 +540,7 @@ def evidence(
         found["severity"] = round(severity(after.probing), 4)
     if isinstance(event, Alarm):
         found["hold_s"] = after.hold_s
-        if event.attempts:
+        if event.attempts and event.severity is None:
             found |= {"failures": round(event.counted()[0], 2), "attempts": event.attempts}
         elif event.severity is not None:
             found["severity"] = round(event.severity, 4)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smartrouter.outage.config import load_config
+from smartrouter.outage.config import load_config, parse_config
 from smartrouter.outage.control import Alarm
 from smartrouter.outage.health import Ended, UnknownProcessor, force, moved, open_health, outcome, reserve, tick
 from smartrouter.outage.override import make_override
@@ -101,6 +101,15 @@ def test_a_currency_is_tried_and_comes_back(health):
         now += 2.0
         assert now < 200
     assert health.lines["WORLDPAY"].outlets["USD"].mode == "recovering"
+
+
+def test_in_a_window_of_maintenance_no_segment_is_alarmed(root):
+    text = (root / "params/outage/default.yaml").read_text()
+    window = "once: [{processor: WORLDPAY, begins: 1970-01-01T00:00:00Z, ends: 1970-01-01T01:00:00Z}]"
+    health = open_health(parse_config(text.replace("once: []", window)), CODES)
+    tick(health, {}, 1.0)
+    told = fail(health, "WORLDPAY", 12, now=10.0, currency="MXN", bin="415231") + mixed(health, {"USD"}, 60, now=30.0)
+    assert told == [] and not health.lines["WORLDPAY"].outlets
 
 
 def test_many_bins_take_the_processor_out(health):

@@ -75,6 +75,6 @@ def confined_to(
         return {}
     alone = log_likelihood(n, f, f / n) + log_likelihood(n_others, f_others, p0)
     alike = log_likelihood(n + n_others, f + f_others, (f + f_others) / (n + n_others))
-    if alone - alike < math.log(config.confined_odds):
+    if alone - alike < len(accused) * math.log(config.confined_odds):
         return {}
     return {currency: (scope.counts[currency][1], scope.counts[currency][0]) for currency in accused}

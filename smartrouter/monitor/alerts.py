@@ -128,7 +128,7 @@ def masked(
 # %% ../../nbs/monitor/alerts.ipynb #TRAFFIC
 TRAFFIC = {
     "up": "It gets all of its payments.",
-    "down": "It gets no payments except probes; the next processor of each ranking gets them.",
+    "down": "It gets probes, and payments that no other processor takes; the next one of each ranking gets the rest.",
     "degraded": "It still gets payments, and its approval is counted lower than usual.",
     "recovering": "It answers again and gets a share of its payments that grows step by step.",
     "gap": "Routing goes on from the states as they are; nobody is taken out without outcomes.",

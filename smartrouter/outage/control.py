@@ -523,7 +523,11 @@ def noted(
     since = before.shown_since
     if shown != before.shown:
         since = after.since if shown == after.mode != "up" else now
-    after = replace(after, shown=shown, shown_since=since, why=why, clock=now)
+    held = (
+        why in AUDITED and after.override is None and after.mode in ("down", "degraded")
+    )  # what is left when people let go
+    shown_why = f"{after.cause} alarm" if held else why
+    after = replace(after, shown=shown, shown_since=since, why=shown_why, clock=now)
     told = evidence(before, after, event)
     incident = after.incident or before.incident
     return after, (Transition(after.key, incident, before.shown, shown, why, now, told, closes),)

@@ -125,7 +125,7 @@ def main(settings: Settings, target: str = TARGET) -> None:
 
     check(settings)
     upgrade(settings.store)
-    share_metrics(Path(settings.home) / "metrics")
+    share_metrics(Path(settings.home) / "metrics" / str(settings.port))  # another service may share the home
     announce(settings)
     embedded = settings.store.startswith("sqlite") and not settings.health
     server = Server(

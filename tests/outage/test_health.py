@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from smartrouter.outage.config import load_config, parse_config
 from smartrouter.outage.control import Alarm
-from smartrouter.outage.health import Ended, UnknownProcessor, force, moved, open_health, outcome, reserve, tick
+from smartrouter.outage.health import Ended, UnknownProcessor, force, forget, moved, open_health, outcome, reserve, tick
 from smartrouter.outage.override import make_override
 from smartrouter.outage.saved import load_parts, load_watch, parts_of, save_part, save_watch
+from smartrouter.outage.scope import Scope
 from smartrouter.outage.states import states, view
 from smartrouter.outage.watch import Watch, answered, started
 
@@ -110,6 +111,29 @@ def test_in_a_window_of_maintenance_no_segment_is_alarmed(root):
     tick(health, {}, 1.0)
     told = fail(health, "WORLDPAY", 12, now=10.0, currency="MXN", bin="415231") + mixed(health, {"USD"}, 60, now=30.0)
     assert told == [] and not health.lines["WORLDPAY"].outlets
+
+
+def test_a_drop_that_begins_in_a_window_of_maintenance_is_found_after_it(root):
+    text = (root / "params/outage/default.yaml").read_text()
+    window = "once: [{processor: WORLDPAY, begins: 1970-01-01T00:33:20Z, ends: 1970-01-01T01:06:40Z}]"  # 2000 to 4000 s
+    health, rng, told = open_health(parse_config(text.replace("once: []", window)), CODES[:2]), random.Random(7), []
+    for n in range(6000):
+        code = CODES[n % 2]
+        approved = rng.random() < (0.45 if code == "WORLDPAY" and n > 2200 else 0.8)
+        kind = "ok" if approved else "issuer" if rng.random() < 0.7 else "customer"
+        ended = Ended(code, n - 1.0, kind, p=0.8, issuer="BBVA", bin=str(400_000 + n % 97))
+        told += tick(health, {}, float(n)) + outcome(health, ended, float(n))
+    assert [(t.key, t.after) for t in told if t.after == "degraded"] == [("WORLDPAY", "degraded")]
+    assert all(t.at > 4000 for t in told if t.after == "degraded")
+
+
+def test_what_spoke_against_a_currency_is_forgotten_when_it_returns(health):
+    mixed(health, {"USD"}, 60)
+    line = health.lines["WORLDPAY"]
+    line.scope.suspicion, line.scope.counts = 9.0, {"USD": [20.0, 20.0]}
+    forget(health, "WORLDPAY", "USD")
+    assert line.scope == Scope() and not [name for name in line.segments if name.startswith("USD")]
+    assert [name for name in line.segments if name.startswith("MXN")]
 
 
 def test_many_bins_take_the_processor_out(health):

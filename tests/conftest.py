@@ -166,8 +166,9 @@ class PostgresServer:
 
     def stop(self):
         """End it, whoever is connected."""
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait()
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait()
         shutil.rmtree(self.folder)
 
 
@@ -177,9 +178,11 @@ def postgres_of_all():
     found = sorted(POSTGRES.glob("*/bin/initdb"))
     if not found:
         pytest.skip("PostgreSQL is not installed")
-    server = PostgresServer(found[-1].parent).start()
-    yield server
-    server.stop()
+    server = PostgresServer(found[-1].parent)
+    try:
+        yield server.start()
+    finally:  # also where the start fails half way
+        server.stop()
 
 
 @pytest.fixture

@@ -220,9 +220,7 @@ def effective(
     """Return up, degraded, down or recovering: what holds for a decision now."""
     if state.override is not None and state.override.holds(now):
         return state.override.state
-    if state.window[0] <= now < state.window[1]:
-        return "down"
-    return state.mode
+    return "down" if in_maintenance(state, now) else state.mode
 
 
 def weight(
@@ -296,7 +294,7 @@ def alarmed(
     config: ControlConfig,
 ) -> tuple[Control, str]:
     """Take in an alarm: down, degraded, or nothing where it is out already."""
-    if state.mode == "down" or (state.override is None and state.window[0] <= now < state.window[1]):
+    if state.mode == "down" or in_maintenance(state, now):
         return state, ""
     approval = alarm.source == "approval"
     out = -alarm.logit_shift >= config.down_shift if approval else alarm.failing() >= config.down_severity
@@ -523,10 +521,8 @@ def noted(
     since = before.shown_since
     if shown != before.shown:
         since = after.since if shown == after.mode != "up" else now
-    held = (
-        why in AUDITED and after.override is None and after.mode in ("down", "degraded")
-    )  # what is left when people let go
-    shown_why = f"{after.cause} alarm" if held else why
+    left = why in AUDITED and after.override is None and after.mode in ("down", "degraded")  # when people let go
+    shown_why = f"{after.cause} alarm" if left else why
     after = replace(after, shown=shown, shown_since=since, why=shown_why, clock=now)
     told = evidence(before, after, event)
     incident = after.incident or before.incident

@@ -542,7 +542,7 @@ def others_answer(
     watches: Mapping[str, Watch],
     code: str,  # the silent processor
     now: float,  # epoch seconds
-    surely: bool = True,  # the evidence is overwhelming
+    surely: bool,  # the evidence is overwhelming
 ) -> bool | None:
     """Whether others answer what started since this one fell silent, or have no payments; None: too early to say."""
     since, config = silent_since(watches[code], health.lines[code].control.back), health.config.silence
